@@ -1,0 +1,62 @@
+"""Faults that a user can mend, each with the exit code the command line gives it.
+
+Every message has one form: `subject: problem. mend`, where the subject is a file, an option or a configuration key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def printable(text: object) -> str:
+    """`text` with control characters and undecodable bytes escaped, so that a file name cannot drive a terminal."""
+    escaped = str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in escaped
+    )
+
+
+class Fault(Exception):
+    """Something a user can mend: `subject` (file, option or key), the `problem`, and how to `mend` it."""
+
+    exit_code = 1
+
+    def __init__(self, subject: object, problem: str, mend: str) -> None:
+        self.subject = printable(subject)
+        self.problem = printable(problem)
+        self.mend = printable(mend)
+        super().__init__(f"{self.subject}: {self.problem}. {self.mend}")
+
+
+class UsageFault(Fault):
+    """Wrong options, configuration or data, found before any work began."""
+
+    exit_code = 2
+
+
+class ImageFault(Fault):
+    """One picture that cannot be used; a batch goes on without it."""
+
+
+class Faults(UsageFault):
+    """Several faults of one kind, shown one per line."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        assert self.faults, "Faults needs at least one fault"
+        Exception.__init__(self, "\n".join(str(fault) for fault in self.faults))
+
+
+class Diverged(Fault):
+    """Training stopped itself; the last good state is named in the mend."""
+
+    exit_code = 4
+
+
+class Interrupted(Fault):
+    """Stopped by a signal after the state was saved."""
+
+    def __init__(self, signal_number: int, subject: object, mend: str) -> None:
+        super().__init__(subject, f"stopped by signal {signal_number}, state saved", mend)
+        self.exit_code = 128 + signal_number
