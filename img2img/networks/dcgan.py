@@ -1,0 +1,222 @@
+"""DCGAN (Radford et al. 2015, arXiv:1511.06434) for any rectangle, unconditional or class-conditional.
+
+Where this departs from the paper: 4×4 kernels instead of 5×5 (a multiple of the stride, so every output pixel sums over
+equally many weights), and a resolution of [h, w] = base × 2^k instead of 4 × 2^4.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from img2img.errors import UsageFault
+from img2img.networks.arguments import (
+    MAX_CHANNELS,
+    MAX_CLASSES,
+    MAX_SIDE,
+    MAX_WIDTH,
+    check_choice,
+    check_flag,
+    check_resolution,
+    check_whole,
+)
+from img2img.networks.layers import NORMS, apply_spectral_norm, init_normal, make_embedding, make_norm, needs_bias
+
+CONDITIONINGS = ("none", "concat", "projection")
+SMALLEST_BASES = range(4, 8)  # of the shorter side: one octave, so that every size has one number of doublings
+
+
+def split_resolution(resolution: object) -> tuple[tuple[int, int], int]:
+    """(base height, base width) and k with resolution = base × 2^k, k ≥ 1 and the shorter base side in 4..7.
+
+    Raises UsageFault naming data.resolution and the nearest sizes that work.
+    """
+    height, width = check_resolution(resolution)
+    doublings = (min(height, width) // SMALLEST_BASES.start).bit_length() - 1
+    factor = 2 ** max(doublings, 0)
+    if doublings < 1 or height % factor or width % factor:
+        raise UsageFault(
+            "data.resolution",
+            f"[{height}, {width}] is not [base height, base width] × 2^k with the shorter base side from 4 to 7",
+            "Use " + " or ".join(f"[{h}, {w}]" for h, w in _nearest_resolutions(height, width)),
+        )
+    return (height // factor, width // factor), doublings
+
+
+def _nearest_resolutions(height: int, width: int) -> list[tuple[int, int]]:
+    """The two sizes nearest to (height, width) in pixels that split_resolution accepts, squares for a square."""
+    short, long = sorted((height, width))
+    sizes = set()
+    for base in SMALLEST_BASES:
+        for doublings in range(1, (MAX_SIDE // base).bit_length()):
+            factor = 2**doublings
+            side = base * factor
+            below = max(long // factor * factor, side)
+            sizes |= {(side, side)} if height == width else {(side, below), (side, min(below + factor, MAX_SIDE))}
+    nearest = sorted(sizes, key=lambda size: (abs(size[0] - short) + abs(size[1] - long), abs(size[0] - short), size))
+    return sorted(size if height <= width else size[::-1] for size in nearest[:2])
+
+
+def _level_widths(width: int, max_width: int, levels: int) -> list[int]:
+    """Channels of each level from the image inwards: doubled at each, at most max_width."""
+    return [min(width * 2**level, max_width) for level in range(levels)]
+
+
+def _label_planes(labels: Tensor, num_classes: int, images: Tensor) -> Tensor:
+    """(N, num_classes, H, W): 1 in the plane of the sample's class, 0 in the others."""
+    # not F.one_hot: it looks at the labels' values and so makes a GPU wait
+    planes = labels[:, None] == torch.arange(num_classes, device=labels.device)
+    return planes.to(images.dtype)[:, :, None, None].expand(-1, -1, *images.shape[2:])
+
+
+def _check_common(width: int, max_width: int, norm: str, num_classes: int) -> None:
+    check_whole("width", width, 1, MAX_WIDTH)
+    check_whole("max_width", max_width, width, 8 * MAX_WIDTH)
+    check_choice("norm", norm, NORMS)
+    check_whole("num_classes", num_classes, 0, MAX_CLASSES)
+
+
+class DCGANGenerator(nn.Module):
+    """z (N, latent_dim) and, with classes, labels (N,) int64 -> images (N, out_channels, H, W) in [-1, 1].
+
+    z is projected to the base rectangle, then k transposed convolutions with stride 2 double it to the resolution;
+    norm and ReLU between, tanh at the end. With num_classes > 0, a learned embedding of the class (label_dim values,
+    N(0, 1) at the start, so that it begins as loud as z) is concatenated to z (Mirza & Osindero 2014, arXiv:1411.1784).
+
+    Args:
+        resolution: (height, width) in pixels, base × 2^k with the shorter side's base in 4..7.
+        width: channels of the last hidden layer; doubled at each level inwards, at most max_width.
+            The paper's network is 128, the widespread PyTorch one 64.
+        norm: one of layers.NORMS.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolution: tuple[int, int],
+        out_channels: int = 3,
+        num_classes: int = 0,
+        latent_dim: int = 100,
+        label_dim: int = 50,
+        width: int = 64,
+        max_width: int = 1024,
+        norm: str = "batch",
+    ) -> None:
+        super().__init__()
+        _check_common(width, max_width, norm, num_classes)
+        check_whole("out_channels", out_channels, 1, MAX_CHANNELS)
+        check_whole("latent_dim", latent_dim, 1, 4096)
+        check_whole("label_dim", label_dim, 1, 4096)
+        base, doublings = split_resolution(resolution)
+        self.latent_dim = latent_dim
+        self.num_classes = num_classes
+        self.out_channels = out_channels
+
+        widths = _level_widths(width, max_width, doublings)[::-1]
+        bias = needs_bias(norm)
+        self.embed = make_embedding(num_classes, label_dim, std=1.0) if num_classes else None
+        input_dim = latent_dim + (label_dim if num_classes else 0)
+        layers: list[nn.Module] = [
+            # a full-size transposed convolution of a 1×1 plane, computed three times as fast on the CPU
+            nn.Linear(input_dim, widths[0] * base[0] * base[1], bias=bias),
+            nn.Unflatten(1, (widths[0], *base)),
+            make_norm(norm, widths[0]),
+            nn.ReLU(inplace=True),
+        ]
+        for wider, narrower in pairwise(widths):
+            layers += [
+                nn.ConvTranspose2d(wider, narrower, 4, stride=2, padding=1, bias=bias),
+                make_norm(norm, narrower),
+                nn.ReLU(inplace=True),
+            ]
+        layers += [nn.ConvTranspose2d(widths[-1], out_channels, 4, stride=2, padding=1), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+        init_normal(self)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        if self.embed is not None:
+            assert labels is not None, "a class-conditional generator needs labels"
+            z = torch.cat((z, self.embed(labels).to(z.dtype)), dim=1)
+        images: Tensor = self.layers(z)
+        return images
+
+
+class DCGANDiscriminator(nn.Module):
+    """images (N, in_channels, H, W) and, with classes, labels (N,) int64 -> logits (N,).
+
+    k convolutions with stride 2 down to the base rectangle, LeakyReLU of slope 0.2, no norm on the first (its input is
+    the image itself), and a linear layer from all of the last features to one logit.
+
+    Args:
+        resolution: (height, width) in pixels, base × 2^k with the shorter side's base in 4..7.
+        width: channels of the first layer; doubled at each level inwards, at most max_width.
+        norm: one of layers.NORMS. "batch" mixes the samples of a batch: not with a per-sample gradient penalty.
+        spectral_norm: divide every weight by its largest singular value.
+        conditioning: how the class enters.
+            "concat": one plane per class, 1 for the sample's class and 0 for the rest, concatenated to the image
+            (Mirza & Osindero 2014, arXiv:1411.1784). Memory grows with the classes: for hundreds use "projection".
+            "projection": logit + <embed(class), φ(x)>, φ the last features summed over the base rectangle (Miyato &
+            Koyama 2018, arXiv:1802.05637, section 3).
+            "none": for num_classes = 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolution: tuple[int, int],
+        in_channels: int = 3,
+        num_classes: int = 0,
+        width: int = 64,
+        max_width: int = 1024,
+        norm: str = "batch",
+        spectral_norm: bool = False,
+        conditioning: str = "none",
+    ) -> None:
+        super().__init__()
+        _check_common(width, max_width, norm, num_classes)
+        check_whole("in_channels", in_channels, 1, MAX_CHANNELS)
+        check_flag("spectral_norm", spectral_norm)
+        check_choice("conditioning", conditioning, CONDITIONINGS)
+        if num_classes and conditioning == "none":
+            raise UsageFault(
+                "conditioning", f"'none' would ignore the {num_classes} classes", "Use 'concat' or 'projection'"
+            )
+        if not num_classes and conditioning != "none":
+            raise UsageFault("conditioning", f"{conditioning!r} needs classes, there are none", "Use 'none'")
+        base, halvings = split_resolution(resolution)
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.conditioning = conditioning
+
+        widths = _level_widths(width, max_width, halvings)
+        planes = num_classes if conditioning == "concat" else 0
+        layers: list[nn.Module] = [
+            nn.Conv2d(in_channels + planes, widths[0], 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
+        for narrower, wider in pairwise(widths):
+            layers += [
+                nn.Conv2d(narrower, wider, 4, stride=2, padding=1, bias=needs_bias(norm)),
+                make_norm(norm, wider),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+        self.layers = nn.Sequential(*layers)
+        self.logit = nn.Linear(widths[-1] * base[0] * base[1], 1)
+        self.embed: nn.Embedding | None = None
+        if conditioning == "projection":
+            self.embed = make_embedding(num_classes, widths[-1], std=0.02)
+        init_normal(self)
+        if spectral_norm:
+            apply_spectral_norm(self)
+
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
+        assert (condition is None) == (self.conditioning == "none"), "labels are for class-conditional discriminators"
+        if condition is not None and self.conditioning == "concat":
+            images = torch.cat((images, _label_planes(condition, self.num_classes, images)), dim=1)
+        features = self.layers(images)
+        logits: Tensor = self.logit(features.flatten(1)).flatten()
+        if condition is not None and self.embed is not None:
+            logits = logits + (self.embed(condition) * features.sum(dim=(2, 3))).sum(dim=1)
+        return logits

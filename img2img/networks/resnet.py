@@ -1,0 +1,108 @@
+"""The fully convolutional generator of CycleGAN (Zhu et al. 2017, arXiv:1703.10593, section 7.2).
+
+It follows Johnson et al. 2016 (arXiv:1603.08155).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from img2img.draws import Draws
+from img2img.networks.arguments import MAX_CHANNELS, MAX_WIDTH, check_choice, check_share, check_whole
+from img2img.networks.layers import NORMS, KeyedDropout, init_normal, make_norm, needs_bias, reflect_pad
+
+
+class ResidualBlock(nn.Module):
+    """x + norm(conv(dropout(relu(norm(conv(x)))))), 3×3 convolutions on reflection padding; shapes are kept."""
+
+    def __init__(self, channels: int, norm: str, dropout: float) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, bias=needs_bias(norm))
+        self.norm1 = make_norm(norm, channels)
+        self.dropout = KeyedDropout(dropout)
+        self.conv2 = nn.Conv2d(channels, channels, 3, bias=needs_bias(norm))
+        self.norm2 = make_norm(norm, channels)
+
+    def forward(self, x: Tensor, draws: Draws | None = None) -> Tensor:
+        y = self.norm1(self.conv1(reflect_pad(x, 1))).relu_()
+        y = self.dropout(y, draws)
+        y = self.norm2(self.conv2(reflect_pad(y, 1)))
+        return x + y
+
+
+class ResnetGenerator(nn.Module):
+    """images (N, in_channels, H, W) -> (N, out_channels, H, W) in [-1, 1].
+
+    H and W are multiples of `stride` and at least `min_size`. In CycleGAN's notation: c7s1-width, d(2·width),
+    d(4·width), blocks × R(4·width), u(2·width), u(width), c7s1-out_channels, tanh. The convolutions lack a bias where
+    the norm would subtract it (the released code of the paper keeps one: 5,248 parameters more at width 64 with 9
+    blocks, and the same functions).
+
+    Args:
+        width: channels at full resolution, doubled at each of `downsamplings` halvings.
+        blocks: residual blocks; the paper takes 6 at 128×128 and 9 at 256×256 and above.
+        dropout: probability inside each block (0 in the paper); on only where forward is given draws.
+    """
+
+    dropout_at_test = False
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        width: int = 64,
+        blocks: int = 9,
+        norm: str = "instance",
+        dropout: float = 0.0,
+        downsamplings: int = 2,
+    ) -> None:
+        super().__init__()
+        check_whole("in_channels", in_channels, 1, MAX_CHANNELS)
+        check_whole("out_channels", out_channels, 1, MAX_CHANNELS)
+        check_whole("width", width, 1, MAX_WIDTH)
+        check_whole("blocks", blocks, 1, 64)
+        check_choice("norm", norm, NORMS)
+        check_share("dropout", dropout)
+        check_whole("downsamplings", downsamplings, 0, 4)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.stride = 2**downsamplings
+        # a reflection needs a side longer than itself: 3 pixels at full resolution, 1 at the blocks
+        self.min_size = max(4, 2 * self.stride)
+
+        bias = needs_bias(norm)
+        widths = [width * 2**level for level in range(downsamplings + 1)]
+        self.first = nn.Sequential(
+            nn.Conv2d(in_channels, width, 7, bias=bias), make_norm(norm, width), nn.ReLU(inplace=True)
+        )
+        self.down = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(narrow, 2 * narrow, 3, stride=2, padding=1, bias=bias),
+                    make_norm(norm, 2 * narrow),
+                    nn.ReLU(inplace=True),
+                )
+                for narrow in widths[:-1]
+            )
+        )
+        self.blocks = nn.ModuleList(ResidualBlock(widths[-1], norm, dropout) for _ in range(blocks))
+        self.up = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.ConvTranspose2d(2 * narrow, narrow, 3, stride=2, padding=1, output_padding=1, bias=bias),
+                    make_norm(norm, narrow),
+                    nn.ReLU(inplace=True),
+                )
+                for narrow in widths[-2::-1]
+            )
+        )
+        self.last = nn.Conv2d(width, out_channels, 7)
+        init_normal(self)
+
+    def forward(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+        x = self.down(self.first(reflect_pad(images, 3)))
+        for index, block in enumerate(self.blocks):
+            x = block(x, draws.stream(f"block{index}") if draws is not None else None)
+        return torch.tanh(self.last(reflect_pad(self.up(x), 3)))

@@ -1,0 +1,121 @@
+"""The U-Net of pix2pix (Isola et al. 2017, arXiv:1611.07004, appendix 6.1.1), of any depth."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from img2img.draws import Draws
+from img2img.errors import UsageFault
+from img2img.networks.arguments import (
+    MAX_CHANNELS,
+    MAX_WIDTH,
+    check_choice,
+    check_flag,
+    check_resolution,
+    check_share,
+    check_whole,
+)
+from img2img.networks.layers import NORMS, KeyedDropout, init_normal, make_norm, needs_bias
+
+MAX_DEPTH = 8  # of the paper's network, and of depth = None
+
+
+def deepest(resolution: object) -> int:
+    """How often both sides of (height, width) can be halved without a remainder, at most MAX_DEPTH.
+
+    Raises UsageFault naming data.resolution where a side is odd.
+    """
+    height, width = check_resolution(resolution)
+    depth = next(depth for depth in range(MAX_DEPTH, -1, -1) if height % 2**depth == 0 == width % 2**depth)
+    if depth == 0:
+        raise UsageFault(
+            "data.resolution",
+            f"[{height}, {width}] has an odd side, which a U-Net cannot halve",
+            f"Use multiples of a power of two, such as [{-(-height // 32) * 32}, {-(-width // 32) * 32}]",
+        )
+    return depth
+
+
+class UNetGenerator(nn.Module):
+    """images (N, in_channels, H, W) -> (N, out_channels, H, W) in [-1, 1].
+
+    H and W are multiples of `stride` = `min_size` = 2^depth. `depth` convolutions (4×4, stride 2) down, as many
+    transposed ones up, and the features of each size on the way down concatenated to those on the way up. Widths are
+    1, 2, 4, 8, 8, ... times `width`; LeakyReLU(0.2) down, ReLU up, tanh at the end. No norm on the first layer, as in
+    the paper, and none at the innermost, where the plane is 1×1 at the smallest size: a norm over one value erases it
+    (as it did in the paper's experiments with batch 1, says their errata; the authors' code leaves it out).
+
+    Args:
+        width: channels after the first layer.
+        depth: number of halvings; None takes as many as `resolution` allows, at most 8.
+        norm: "instance" is the paper's setting: batch normalisation with the statistics of a batch of 1, in training
+            and at test time, is instance normalisation but for the learned scale and shift.
+        dropout: probability in the three innermost up blocks (the paper's noise, in place of z). On only where forward
+            is given draws.
+        dropout_at_test: whether the caller shall give draws at test time too, as the paper does. Kept as an attribute.
+        resolution: (height, width) in pixels; only read where depth is None.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolution: tuple[int, int] | None = None,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        width: int = 64,
+        depth: int | None = None,
+        norm: str = "instance",
+        dropout: float = 0.5,
+        dropout_at_test: bool = True,
+    ) -> None:
+        super().__init__()
+        check_whole("in_channels", in_channels, 1, MAX_CHANNELS)
+        check_whole("out_channels", out_channels, 1, MAX_CHANNELS)
+        check_whole("width", width, 1, MAX_WIDTH)
+        if depth is None:
+            depth = MAX_DEPTH if resolution is None else deepest(resolution)
+        check_whole("depth", depth, 1, 12)
+        check_choice("norm", norm, NORMS)
+        check_share("dropout", dropout)
+        check_flag("dropout_at_test", dropout_at_test)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.depth = depth
+        self.stride = 2**depth
+        self.min_size = self.stride
+        self.dropout_at_test = dropout_at_test
+
+        widths = [width * min(2**level, 8) for level in range(depth)]
+        self.down = nn.ModuleList()
+        self.down_norms = nn.ModuleList()
+        for level, channels in enumerate(widths):
+            level_norm = norm if 0 < level < depth - 1 else "none"
+            below = widths[level - 1] if level else in_channels
+            self.down.append(nn.Conv2d(below, channels, 4, stride=2, padding=1, bias=needs_bias(level_norm)))
+            self.down_norms.append(make_norm(level_norm, channels))
+        # up[0] is the innermost; every other one also takes the features that skipped the layers inside it
+        self.up = nn.ModuleList()
+        self.up_norms = nn.ModuleList()
+        self.dropouts = nn.ModuleList()
+        for level in range(depth - 1, -1, -1):
+            below, level_norm = (widths[level - 1], norm) if level else (out_channels, "none")
+            inputs = widths[level] * (1 if level == depth - 1 else 2)
+            self.up.append(nn.ConvTranspose2d(inputs, below, 4, stride=2, padding=1, bias=needs_bias(level_norm)))
+            self.up_norms.append(make_norm(level_norm, below))
+            self.dropouts.append(KeyedDropout(dropout if level and level >= depth - 3 else 0.0))
+        init_normal(self)
+
+    def forward(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+        skips: list[Tensor] = []
+        x = images
+        for level, (conv, norm) in enumerate(zip(self.down, self.down_norms)):
+            x = norm(conv(F.leaky_relu(x, 0.2) if level else x))
+            skips.append(x)
+        x = F.relu(skips.pop())
+        for index, (conv, norm, dropout) in enumerate(zip(self.up, self.up_norms, self.dropouts)):
+            x = dropout(norm(conv(x)), draws.stream(f"up{index}") if draws is not None else None)
+            if skips:
+                x = torch.cat((x, skips.pop()), dim=1).relu_()
+        return torch.tanh(x)

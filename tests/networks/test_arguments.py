@@ -1,0 +1,224 @@
+"""What holds for every network: refusals, meta devices, types, second derivatives, bfloat16."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from img2img.errors import UsageFault
+from img2img.networks import (
+    DISCRIMINATORS,
+    GENERATORS,
+    DCGANDiscriminator,
+    DCGANGenerator,
+    PatchDiscriminator,
+    ResnetGenerator,
+    UNetGenerator,
+)
+
+TINY: dict[str, tuple[Callable[[], nn.Module], tuple[Callable[[], Tensor], ...]]] = {
+    "dcgan generator": (
+        lambda: DCGANGenerator(resolution=(8, 12), num_classes=2, width=2, latent_dim=3),
+        (lambda: torch.randn(2, 3), lambda: torch.tensor([0, 1])),
+    ),
+    "resnet": (lambda: ResnetGenerator(width=2, blocks=1), (lambda: torch.randn(2, 3, 8, 12),)),
+    "unet": (lambda: UNetGenerator(width=2, depth=2), (lambda: torch.randn(2, 3, 8, 12),)),
+    "dcgan discriminator": (
+        lambda: DCGANDiscriminator(
+            resolution=(8, 12), num_classes=2, width=2, conditioning="projection", spectral_norm=True
+        ),
+        (lambda: torch.randn(2, 3, 8, 12), lambda: torch.tensor([0, 1])),
+    ),
+    "patch": (
+        lambda: PatchDiscriminator(width=2, layers=1, condition_channels=1, spectral_norm=True),
+        (lambda: torch.randn(2, 3, 8, 12), lambda: torch.randn(2, 1, 8, 12)),
+    ),
+}
+every_network = pytest.mark.parametrize("name", TINY)
+
+
+def build(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return TINY[name][0]()
+
+
+def inputs_of(name: str) -> list[Tensor]:
+    torch.manual_seed(1)
+    return [make() for make in TINY[name][1]]
+
+
+@pytest.mark.parametrize(
+    ("network", "argument", "value"),
+    [
+        (network, argument, value)
+        for network, table in {
+            DCGANGenerator: {
+                "width": (0, -1, 10**9, 64.0, "64", True),
+                "max_width": (10**9, 32),
+                "latent_dim": (0, 10**9),
+                "label_dim": (0, 10**9),
+                "num_classes": (-1, 10**9),
+                "out_channels": (0, 10**9),
+                "norm": ("bach", None, 3),
+            },
+            DCGANDiscriminator: {
+                "width": (0, 10**9),
+                "in_channels": (0, 10**9),
+                "num_classes": (-1, 10**9),
+                "spectral_norm": (1, "yes", None),
+                "conditioning": ("project", []),
+            },
+            ResnetGenerator: {
+                "width": (0, 10**9),
+                "blocks": (0, -3, 10**6, 2.5),
+                "downsamplings": (-1, 40),
+                "dropout": (-0.1, 1.0, float("nan"), "0.5", True, 10**400),
+                "norm": ("x",),
+            },
+            UNetGenerator: {
+                "width": (0, 10**9),
+                "depth": (0, -1, 10**6, "8"),
+                "dropout": (1.5, None),
+                "dropout_at_test": (0, "no"),
+            },
+            PatchDiscriminator: {
+                "width": (0, 10**9),
+                "layers": (-1, 10**6, 3.0),
+                "condition_channels": (-1, 10**9),
+                "spectral_norm": (0,),
+                "norm": (["batch"],),
+            },
+        }.items()
+        for argument, values in table.items()
+        for value in values
+    ],
+)
+def test_absurd_arguments_are_refused_by_name(network: type[nn.Module], argument: str, value: object) -> None:
+    needed = {"resolution": (64, 64)} if network in (DCGANGenerator, DCGANDiscriminator) else {}
+    with pytest.raises(UsageFault) as caught:
+        network(**needed, **{argument: value})
+    assert caught.value.subject == argument
+    assert caught.value.mend
+
+
+@pytest.mark.parametrize("resolution", [None, 64, (64,), (64, 0), (64, 10**9), (64.0, 64), "64", (64, 64, 3), (9, 9)])
+@pytest.mark.parametrize("network", [DCGANGenerator, DCGANDiscriminator])
+def test_absurd_resolutions_are_refused(network: type[nn.Module], resolution: object) -> None:
+    with pytest.raises(UsageFault, match=r"^data\.resolution: "):
+        network(resolution=resolution)
+
+
+def test_a_misspelt_choice_gets_a_suggestion() -> None:
+    with pytest.raises(UsageFault, match="Did you mean 'instance'"):
+        ResnetGenerator(norm="instanse")
+
+
+@pytest.mark.parametrize("network", [*GENERATORS.values(), *DISCRIMINATORS.values()])
+def test_arguments_are_keywords_and_all_but_resolution_have_defaults(network: type[nn.Module]) -> None:
+    for name, parameter in inspect.signature(network).parameters.items():
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        assert name == "resolution" or parameter.default is not inspect.Parameter.empty
+
+
+@every_network
+def test_builds_on_meta_and_takes_the_real_state(name: str) -> None:
+    with torch.device("meta"):
+        empty = TINY[name][0]()
+    tensors = [*empty.parameters(), *empty.buffers()]
+    assert all(tensor.is_meta for tensor in tensors)
+    real = build(name).eval()
+    empty.load_state_dict(real.state_dict(), assign=True)
+    inputs = inputs_of(name)
+    assert torch.equal(empty.eval()(*inputs), real(*inputs))
+
+
+def test_meta_does_not_import_the_tracer() -> None:
+    """torch imports it for the first arithmetic on meta, which would add seconds to every load of a model."""
+    script = """
+import sys, torch
+from img2img.networks import *
+before = "sympy" in sys.modules
+with torch.device("meta"):
+    DCGANGenerator(resolution=(8, 8), num_classes=2)
+    DCGANDiscriminator(resolution=(8, 8), num_classes=2, conditioning="projection", spectral_norm=True)
+    UNetGenerator(norm="batch")
+print(("sympy" in sys.modules) == before)
+"""
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "True"
+
+
+@every_network
+def test_the_seed_decides_the_weights(name: str) -> None:
+    first, second = build(name).state_dict(), build(name).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@every_network
+def test_float64_and_a_deep_copy_agree_with_float32(name: str) -> None:
+    network, inputs = build(name).eval(), inputs_of(name)
+    wide = copy.deepcopy(network).double()
+    wide_inputs = [value.double() if value.is_floating_point() else value for value in inputs]
+    output = wide(*wide_inputs)
+    assert output.dtype == torch.float64
+    torch.testing.assert_close(output.float(), network(*inputs), rtol=1e-4, atol=1e-5)
+
+
+@every_network
+def test_bfloat16_autocast_trains_float32_weights(name: str) -> None:
+    network, inputs = build(name).train(), inputs_of(name)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = network(*inputs)
+    output.float().square().sum().backward()
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+        assert parameter.grad.dtype == torch.float32, key
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", "layer", "none"])
+@pytest.mark.parametrize("spectral_norm", [False, True])
+@pytest.mark.parametrize("kind", ["dcgan", "patch"])
+def test_discriminators_can_be_differentiated_twice(kind: str, spectral_norm: bool, norm: str) -> None:
+    """R1 and WGAN-GP differentiate the input gradient: check d²D/dx² and d|∇D|²/d(weights)."""
+    torch.manual_seed(0)
+    arguments: dict[str, Any] = {"norm": norm, "spectral_norm": spectral_norm, "in_channels": 1, "width": 1}
+    condition: Tensor | None
+    if kind == "dcgan":
+        network: nn.Module = DCGANDiscriminator(
+            resolution=(8, 8), max_width=2, num_classes=2, conditioning="projection", **arguments
+        )
+        condition = torch.tensor([0, 1])
+    else:
+        network = PatchDiscriminator(layers=1, condition_channels=1, **arguments)
+        condition = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    # u must hold still between the finite differences; batch norm must use the batch
+    network = network.double().eval()
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.train()
+            layer.momentum = 0.0
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(10)  # far enough from zero for finite differences to see the curvature
+    images = torch.randn(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+
+    assert torch.autograd.gradgradcheck(lambda x: network(x, condition), (images,), fast_mode=True)
+
+    key, weight = next((key, value) for key, value in network.named_parameters() if value.dim() == 4)
+
+    def penalty(weight: Tensor) -> Tensor:
+        logits = torch.func.functional_call(network, {key: weight}, (images, condition))
+        (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+        return gradient.square().sum()
+
+    assert torch.autograd.gradcheck(penalty, (weight,), fast_mode=True)
+    assert torch.autograd.grad(penalty(weight), weight)[0].abs().max() > 0

@@ -1,0 +1,130 @@
+"""DCGAN: sizes, published parameter counts, conditioning."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from img2img.errors import UsageFault
+from img2img.networks.dcgan import DCGANDiscriminator, DCGANGenerator, split_resolution
+
+
+def count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("resolution", [(8, 8), (32, 48), (40, 20), (64, 64)])
+def test_shapes(resolution: tuple[int, int], channels: int) -> None:
+    torch.manual_seed(0)
+    generator = DCGANGenerator(resolution=resolution, out_channels=channels, width=4, latent_dim=5)
+    discriminator = DCGANDiscriminator(resolution=resolution, in_channels=channels, width=4)
+    images = generator(torch.randn(3, 5))
+    assert images.shape == (3, channels, *resolution)
+    assert images.abs().max() <= 1
+    assert discriminator(images).shape == (3,)
+
+
+def test_parameter_counts_of_the_widespread_64_pixel_network() -> None:
+    """PyTorch's DCGAN tutorial has 3,576,704 and 2,765,568; ours add a bias where no norm follows."""
+    with torch.device("meta"):
+        assert count(DCGANGenerator(resolution=(64, 64))) == 3_576_704 + 3
+        assert count(DCGANDiscriminator(resolution=(64, 64))) == 2_765_568 + 64 + 1
+
+
+def test_widths_of_the_paper() -> None:
+    """Radford et al., figure 1: 1024, 512, 256, 128 channels from 4×4 to 32×32."""
+    with torch.device("meta"):
+        generator = DCGANGenerator(resolution=(64, 64), width=128)
+    norms = [layer.num_features for layer in generator.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert norms == [1024, 512, 256, 128]
+
+
+@given(st.integers(4, 7), st.integers(4, 12), st.integers(1, 6), st.booleans())
+def test_split_is_the_inverse_of_doubling(short: int, long: int, doublings: int, tall: bool) -> None:
+    base = tuple(sorted((short, max(short, long)), reverse=tall))
+    assert split_resolution((base[0] * 2**doublings, base[1] * 2**doublings)) == (base, doublings)
+
+
+def accepts(resolution: tuple[int, int]) -> bool:
+    try:
+        split_resolution(resolution)
+    except UsageFault:
+        return False
+    return True
+
+
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_a_refused_size_names_two_that_work(height: int, width: int) -> None:
+    if accepts((height, width)):
+        (base_height, base_width), doublings = split_resolution((height, width))
+        assert (base_height * 2**doublings, base_width * 2**doublings) == (height, width)
+        assert min(base_height, base_width) in range(4, 8)
+        return
+    with pytest.raises(UsageFault) as caught:
+        split_resolution((height, width))
+    assert caught.value.subject == "data.resolution"
+    assert f"[{height}, {width}]" in caught.value.problem
+    suggestions = [json.loads(size) for size in caught.value.mend.removeprefix("Use ").split(" or ")]
+    assert len(suggestions) == 2
+    assert all(accepts(size) for size in suggestions)
+    if height == width:
+        assert all(h == w for h, w in suggestions)
+
+
+class TestConditioning:
+    def test_generator_follows_the_label(self) -> None:
+        torch.manual_seed(0)
+        generator = DCGANGenerator(resolution=(8, 8), num_classes=3, width=4, latent_dim=5).eval()
+        z = torch.randn(1, 5).expand(3, -1)
+        images = generator(z, torch.tensor([0, 1, 0]))
+        torch.testing.assert_close(images[0], images[2])
+        assert not torch.allclose(images[0], images[1])
+
+    @pytest.mark.parametrize("spectral_norm", [False, True])
+    @pytest.mark.parametrize("conditioning", ["concat", "projection"])
+    def test_discriminator_follows_the_label(self, conditioning: str, spectral_norm: bool) -> None:
+        torch.manual_seed(0)
+        discriminator = DCGANDiscriminator(
+            resolution=(8, 8), num_classes=3, width=4, conditioning=conditioning, spectral_norm=spectral_norm
+        ).eval()
+        images = torch.randn(1, 3, 8, 8).expand(3, -1, -1, -1)
+        logits = discriminator(images, torch.tensor([0, 1, 0]))
+        torch.testing.assert_close(logits[0], logits[2])
+        assert not torch.allclose(logits[0], logits[1])
+
+    def test_concat_is_a_plane_per_class(self) -> None:
+        """By linearity of the first convolution, a plane of ones is what the label adds."""
+        torch.manual_seed(0)
+        discriminator = DCGANDiscriminator(
+            resolution=(8, 8), num_classes=3, width=4, norm="none", conditioning="concat"
+        )
+        images = torch.randn(1, 3, 8, 8)
+        planes = torch.zeros(1, 3, 8, 8)
+        planes[:, 2] = 1
+        expected = discriminator.logit(discriminator.layers(torch.cat((images, planes), dim=1)).flatten(1))[:, 0]
+        torch.testing.assert_close(discriminator(images, torch.tensor([2])), expected)
+
+    def test_projection_adds_the_inner_product_with_summed_features(self) -> None:
+        torch.manual_seed(0)
+        discriminator = DCGANDiscriminator(
+            resolution=(8, 8), num_classes=3, width=4, norm="none", conditioning="projection"
+        )
+        images = torch.randn(2, 3, 8, 8)
+        labels = torch.tensor([2, 0])
+        features = discriminator.layers(images)
+        assert discriminator.embed is not None
+        inner = torch.einsum("nc,nchw->n", discriminator.embed.weight[labels], features)
+        expected = discriminator.logit(features.flatten(1))[:, 0] + inner
+        torch.testing.assert_close(discriminator(images, labels), expected)
+
+    def test_a_choice_that_does_not_fit_the_classes_is_refused(self) -> None:
+        with pytest.raises(UsageFault, match=r"^conditioning: .*3 classes"):
+            DCGANDiscriminator(resolution=(8, 8), num_classes=3)
+        with pytest.raises(UsageFault, match=r"^conditioning: .*needs classes"):
+            DCGANDiscriminator(resolution=(8, 8), conditioning="projection")

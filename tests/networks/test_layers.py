@@ -1,0 +1,191 @@
+"""Normalisation, dropout, spectral norm and initialisation, against closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from img2img.draws import Draws
+from img2img.networks.layers import (
+    NORMS,
+    InstanceNorm,
+    KeyedDropout,
+    apply_spectral_norm,
+    init_normal,
+    make_norm,
+    mixes_samples,
+    needs_bias,
+    reflect_pad,
+)
+
+
+def draws_for(*numbers: int) -> Draws:
+    return Draws(3, "dropout", torch.tensor(numbers))
+
+
+class TestInstanceNorm:
+    def by_definition(self, images: Tensor) -> Tensor:
+        mean = images.mean(dim=(2, 3), keepdim=True)
+        variance = (images - mean).square().mean(dim=(2, 3), keepdim=True)
+        return (images - mean) / (variance + 1e-5).sqrt()
+
+    @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_value_and_gradient_in_every_layout(self, batch: int, memory_format: torch.memory_format) -> None:
+        torch.manual_seed(0)
+        values = torch.randn(batch, 4, 5, 7, dtype=torch.float64) * 3 + 2
+        images = values.contiguous(memory_format=memory_format).requires_grad_()
+        expected_images = values.clone().requires_grad_()
+        cotangent = torch.randn(batch, 4, 5, 7, dtype=torch.float64)
+        output = InstanceNorm()(images)
+        expected = self.by_definition(expected_images)
+        torch.testing.assert_close(output, expected)
+        torch.testing.assert_close(InstanceNorm()(images.detach()), expected.detach())
+        torch.testing.assert_close(
+            torch.autograd.grad(output, images, cotangent), torch.autograd.grad(expected, expected_images, cotangent)
+        )
+
+    @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+    def test_second_derivative(self, memory_format: torch.memory_format) -> None:
+        torch.manual_seed(0)
+        images = torch.randn(2, 2, 2, 3, dtype=torch.float64).contiguous(memory_format=memory_format)
+        assert torch.autograd.gradgradcheck(InstanceNorm(), (images.requires_grad_(),))
+
+    def test_equals_batch_norm_at_batch_1(self) -> None:
+        torch.manual_seed(0)
+        images = torch.randn(1, 4, 6, 5)
+        torch.testing.assert_close(make_norm("instance", 4)(images), make_norm("batch", 4).train()(images))
+
+    def test_a_single_pixel_becomes_zero(self) -> None:
+        assert InstanceNorm()(torch.full((1, 3, 1, 1), 7.0)).eq(0).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_bias_is_left_out_just_where_the_norm_subtracts_it(norm: str) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    layer = make_norm(norm, 3).double().train()
+    biased = layer(images + torch.tensor([1.0, -2.0, 3.0])[:, None, None])
+    unchanged = torch.allclose(biased, layer(images), atol=1e-12)
+    assert unchanged is not needs_bias(norm)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_mixes_samples_is_true_just_where_a_batch_changes_a_sample(norm: str) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), make_norm(norm, 3)).double().train()
+    alone = network(images[:1])
+    changed = not torch.allclose(network(images)[:1], alone)
+    assert changed is mixes_samples(network)
+
+
+def test_reflect_pad_mirrors_without_repeating_the_edge() -> None:
+    row = torch.tensor([1.0, 2.0, 3.0]).expand(1, 1, 3, 3)
+    assert reflect_pad(row, 2)[0, 0, 0].tolist() == [3, 2, 1, 2, 3, 2, 1]
+
+
+def test_reflect_pad_keeps_bfloat16_under_autocast() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert reflect_pad(torch.zeros(1, 1, 3, 3, dtype=torch.bfloat16), 1).dtype == torch.bfloat16
+
+
+class TestKeyedDropout:
+    def test_off_without_draws_and_at_probability_zero(self) -> None:
+        x = torch.randn(2, 3)
+        assert KeyedDropout(0.5)(x) is x
+        assert KeyedDropout(0.0)(x, draws_for(0, 1)) is x
+
+    def test_zeroes_the_share_and_keeps_the_mean(self) -> None:
+        dropped = KeyedDropout(0.3)(torch.ones(4, 10_000), draws_for(0, 1, 2, 3))
+        assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.7])
+        # 40,000 values: the share's standard deviation is 0.0023
+        assert dropped.eq(0).float().mean().item() == pytest.approx(0.3, abs=0.012)
+
+    def test_a_row_depends_on_its_image_number_alone(self) -> None:
+        layer, ones = KeyedDropout(0.5), torch.ones(4, 3, 5, 5)
+        whole = layer(ones, draws_for(8, 9, 10, 11))
+        torch.testing.assert_close(layer(ones[:2], draws_for(10, 9)), whole[[2, 1]], rtol=0, atol=0)
+        assert not torch.equal(whole[0], whole[1])
+
+
+class TestSpectralNorm:
+    @pytest.mark.parametrize(
+        "layer",
+        [nn.Conv2d(5, 7, 3), nn.ConvTranspose2d(5, 7, 3), nn.Linear(6, 4), nn.Embedding(6, 4)],
+        ids=lambda layer: type(layer).__name__,
+    )
+    def test_largest_singular_value_becomes_one(self, layer: nn.Module) -> None:
+        torch.manual_seed(0)
+        init_normal(layer)
+        apply_spectral_norm(layer)
+        with torch.no_grad():
+            for _ in range(100):
+                weight = layer.weight
+        matrix = weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight
+        assert torch.linalg.svdvals(matrix.flatten(1))[0].item() == pytest.approx(1, abs=1e-4)
+
+    def test_one_iteration_for_a_training_forward_and_none_in_evaluation(self) -> None:
+        torch.manual_seed(0)
+        layer = nn.Linear(6, 4, bias=False).double()
+        apply_spectral_norm(layer)
+        norm, weight = layer.parametrizations.weight[0], layer.parametrizations.weight.original.detach()
+        norm.u.copy_(F.normalize(torch.randn(4, dtype=torch.float64), dim=0))
+        before = norm.u.clone()
+        v = F.normalize(weight.T @ before, dim=0)
+        expected_u = F.normalize(weight @ v, dim=0)
+        layer.eval()(torch.ones(1, 6, dtype=torch.float64))
+        assert torch.equal(norm.u, before)
+        layer.train()(torch.ones(1, 6, dtype=torch.float64))
+        torch.testing.assert_close(norm.u, expected_u)
+
+    def test_gradient_is_that_of_w_over_sigma(self) -> None:
+        """At convergence d(c · W/σ) = c/σ - (c · W) u vᵀ / σ², since dσ = uᵀ dW v."""
+        torch.manual_seed(0)
+        layer = nn.Linear(5, 4, bias=False).double()
+        apply_spectral_norm(layer)
+        for _ in range(300):
+            layer.weight  # noqa: B018 (each access is a forward of the parametrization)
+        original = layer.parametrizations.weight.original
+        cotangent = torch.randn(4, 5, dtype=torch.float64)
+        (gradient,) = torch.autograd.grad((layer.weight * cotangent).sum(), original)
+        left, singular, right = torch.linalg.svd(original.detach())
+        sigma, outer = singular[0], torch.outer(left[:, 0], right[0])
+        expected = cotangent / sigma - (cotangent * original.detach()).sum() / sigma**2 * outer
+        torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
+
+    def test_two_forwards_before_one_backward(self) -> None:
+        layer = nn.Linear(3, 2)
+        apply_spectral_norm(layer)
+        (layer(torch.ones(1, 3)) - layer(-torch.ones(1, 3))).sum().backward()
+        assert layer.parametrizations.weight.original.grad is not None
+
+    def test_computed_in_float32_under_autocast(self) -> None:
+        torch.manual_seed(0)
+        layer = nn.Linear(64, 64).eval()
+        apply_spectral_norm(layer)
+        expected = layer.weight
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert layer(torch.ones(1, 64)).dtype == torch.bfloat16
+            torch.testing.assert_close(layer.weight, expected, rtol=0, atol=0)
+
+    def test_state_moves_to_another_instance(self) -> None:
+        torch.manual_seed(0)
+        one, other = nn.Linear(6, 4), nn.Linear(6, 4)
+        apply_spectral_norm(one)
+        apply_spectral_norm(other)
+        other.load_state_dict(one.state_dict())
+        torch.testing.assert_close(other.eval().weight, one.eval().weight, rtol=0, atol=0)
+
+
+def test_init_normal_draws_the_stated_distributions() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(32, 64, 4), nn.BatchNorm2d(4096), nn.ConvTranspose2d(32, 64, 4))
+    init_normal(network)
+    for layer, mean in zip(network, (0.0, 1.0, 0.0)):
+        # the standard deviation of a standard deviation over n ≥ 4096 values is below 0.02 · 0.012
+        assert layer.weight.std().item() == pytest.approx(0.02, abs=0.001)
+        assert layer.weight.mean().item() == pytest.approx(mean, abs=0.002)
+        assert layer.bias.eq(0).all()

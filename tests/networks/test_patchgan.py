@@ -1,0 +1,74 @@
+"""PatchGAN: receptive fields by the gradient's footprint, the published parameter counts, sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from img2img.errors import UsageFault
+from img2img.networks.patchgan import PatchDiscriminator
+
+PAPER = {0: 1, 1: 16, 3: 70, 5: 286}  # appendix 6.1.2
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2, 3, 4])
+def test_receptive_field_is_the_footprint_of_the_gradient(layers: int) -> None:
+    torch.manual_seed(0)
+    discriminator = PatchDiscriminator(in_channels=1, width=1, layers=layers, norm="none")
+    field = discriminator.receptive_field
+    images = torch.randn(1, 1, field + 2**layers * 8, field + 2**layers * 6, requires_grad=True)
+    with torch.no_grad():
+        for parameter in discriminator.parameters():
+            parameter.abs_().add_(0.1)  # all positive: no path cancels another and no unit is off
+    logits = discriminator(images.abs())
+    logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2].backward()
+    assert images.grad is not None
+    touched = images.grad[0, 0] != 0
+    assert touched.any(dim=1).sum() == touched.any(dim=0).sum() == field
+    assert touched.sum() == field**2
+
+
+@pytest.mark.parametrize(("layers", "field"), PAPER.items())
+def test_receptive_fields_of_the_paper(layers: int, field: int) -> None:
+    with torch.device("meta"):
+        assert PatchDiscriminator(layers=layers).receptive_field == field
+
+
+def test_parameter_counts_of_the_paper() -> None:
+    """The authors' code prints 2.765 M for CycleGAN's (2,764,737, of which instance norm subtracts 896 biases) and
+    2.769 M for pix2pix's (6 channels, batch norm: 2,768,705)."""
+    with torch.device("meta"):
+        single = PatchDiscriminator()
+        pair = PatchDiscriminator(condition_channels=3, norm="batch")
+    assert sum(p.numel() for p in single.parameters()) == 2_764_737 - (128 + 256 + 512)
+    assert sum(p.numel() for p in pair.parameters()) == 2_768_705
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_shapes(channels: int) -> None:
+    discriminator = PatchDiscriminator(in_channels=channels, condition_channels=2, width=2, layers=2)
+    logits = discriminator(torch.randn(2, channels, 32, 48), torch.randn(2, 2, 32, 48))
+    assert logits.shape == (2, 1, 6, 10)
+
+
+def test_condition_changes_the_logits() -> None:
+    torch.manual_seed(0)
+    discriminator = PatchDiscriminator(condition_channels=1, width=2, layers=1)
+    images = torch.randn(1, 3, 8, 8)
+    assert not torch.allclose(discriminator(images, torch.randn(1, 1, 8, 8)), discriminator(images, images[:, :1]))
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2, 3])
+def test_min_size_is_the_smallest_that_works(layers: int) -> None:
+    discriminator = PatchDiscriminator(width=1, layers=layers)
+    size = discriminator.min_size
+    assert discriminator(torch.randn(1, 3, size, size)).shape == (1, 1, 1, 1)
+    if size > 1:
+        with pytest.raises(RuntimeError):
+            discriminator(torch.randn(1, 3, size - 1, size))
+
+
+def test_a_resolution_below_min_size_is_refused_with_the_most_that_works() -> None:
+    with pytest.raises(UsageFault, match=r"^layers: 5 needs sides of 96 .*Use at most 4"):
+        PatchDiscriminator(layers=5, resolution=(64, 200))
+    PatchDiscriminator(layers=4, resolution=(64, 200), width=1)
