@@ -1,0 +1,387 @@
+"""Model files and training state: safetensors and JSON, checksummed, never code.
+
+A model file is one `.safetensors` whose header carries everything inference needs, as one JSON text under the key
+`img2img`. A training state is a folder `step-NNNNNNNNN` whose manifest, written last, holds the sha256 of every file in
+it; a folder whose manifest does not verify is passed over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from img2img.atomic import TEMPORARY_PREFIX, sync_folder, temporary_beside, write_bytes, write_fault, write_new
+from img2img.errors import Fault, UsageFault
+from img2img.networks import DISCRIMINATORS, GENERATORS
+
+METADATA_KEY = "img2img"
+MODEL_FORMAT = 1
+_LARGEST_HEADER = 16 << 20  # bytes; ten thousand tensors need about one megabyte
+_NETWORKS: dict[str, type[nn.Module]] = {**GENERATORS, **DISCRIMINATORS}
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network's registered name and all its constructor arguments."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model file says of itself; enough to build its networks and use them.
+
+    Attributes:
+        translator: the method that trained it ("cyclegan").
+        task: "translate" (images in, images out) or "sample" (noise in, images out).
+        networks: module name in the file -> how to build it.
+        directions: "a2b", "b2a" -> module name; empty when the task is "sample".
+        domains: "a", "b" or "image" -> what a person calls it.
+        channels: domain -> 1 (grey), 3 (RGB) or 4 (RGBA).
+        classes: class names in the order of the labels; empty without classes.
+        resolution: (height, width) it was trained at.
+        fit: how pictures were brought to that resolution, "crop" or "stretch".
+        recipe, images_seen, fingerprint, licence, metrics: where it comes from and what is known of it.
+    """
+
+    translator: str
+    task: str
+    networks: dict[str, NetworkSpec]
+    directions: dict[str, str]
+    domains: dict[str, str]
+    channels: dict[str, int]
+    resolution: tuple[int, int]
+    classes: tuple[str, ...] = ()
+    fit: str = "crop"
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    recipe: str = ""
+    images_seen: int = 0
+    fingerprint: str = ""
+    licence: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    format: int = MODEL_FORMAT
+
+
+# --- model files -----------------------------------------------------------------------------------------------------
+
+
+def write_model(path: str | Path, modules: Mapping[str, nn.Module], info: ModelInfo) -> None:
+    """Write `modules` and `info` as one model file, atomically; equal content gives equal bytes.
+
+    Raises:
+        Fault: the file cannot be written; an older file of that name is left as it was.
+    """
+    assert set(modules) == set(info.networks), "every network of the file needs its specification"
+    tensors = {
+        f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()
+    }
+    path = Path(path)
+    write_bytes(path, _serialise(tensors, dataclasses.asdict(info)))
+
+
+def read_info(path: str | Path) -> ModelInfo:
+    """Read and validate a model file's description; its weights are not read.
+
+    Raises:
+        Fault: not a model file of ours, damaged, or written by a newer version.
+    """
+    path = Path(path)
+    return _parse_info(path, _read_metadata(path))
+
+
+def load_networks(
+    path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[ModelInfo, dict[str, nn.Module]]:
+    """Build the networks of a model file and fill in its weights, in eval mode.
+
+    Memory is taken only for what the file really holds: networks are first built without storage and compared.
+
+    Raises:
+        Fault: as read_info; also a checksum that does not match and weights that do not fit the description.
+    """
+    path = Path(path)
+    metadata = _read_metadata(path)
+    info = _parse_info(path, metadata)
+    content = path.read_bytes()
+    if hashlib.sha256(_tensor_bytes(content)).hexdigest() != metadata.get("sha256"):
+        raise Fault(path, "the weights do not match their checksum, so the file is damaged", "Copy it again")
+    try:
+        tensors = safetensors.torch.load(content)
+    except SafetensorError as error:
+        raise Fault(path, f"not a readable safetensors file ({error})", "Copy it again") from error
+    modules = {name: build_network(spec, path) for name, spec in info.networks.items()}
+    expected = {
+        f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()
+    }
+    _compare(path, expected, tensors)
+    for name, module in modules.items():
+        weights = {key: tensors[f"{name}.{key}"] for key in module.state_dict()}
+        module.load_state_dict(weights, assign=True)
+        module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return info, modules
+
+
+def build_network(spec: NetworkSpec, path: str | Path) -> nn.Module:
+    """Build a registered network on the meta device, where sizes are known and nothing is allocated.
+
+    Raises:
+        Fault: unknown network, unknown or missing arguments, or values that the network refuses.
+    """
+    if spec.name not in _NETWORKS:
+        raise Fault(path, f"its network {spec.name!r} is unknown here", "Use the version of img2img that wrote it")
+    network = _NETWORKS[spec.name]
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.arguments.items()}
+    try:
+        inspect.signature(network).bind(**arguments)
+        with torch.device("meta"):
+            return network(**arguments)
+    except (TypeError, ValueError, RuntimeError, Fault) as error:
+        raise Fault(
+            path, f"its network {spec.name!r} cannot be built ({error})", "Use the version of img2img that wrote it"
+        ) from error
+
+
+def _serialise(tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> bytes:
+    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    digest = hashlib.sha256(_tensor_bytes(safetensors.torch.save(flat))).hexdigest()
+    text = json.dumps({**metadata, "sha256": digest}, sort_keys=True, ensure_ascii=True)
+    return safetensors.torch.save(flat, {METADATA_KEY: text})
+
+
+def _tensor_bytes(content: bytes) -> memoryview:
+    """The part of a safetensors file behind its header."""
+    (length,) = struct.unpack("<Q", content[:8])
+    return memoryview(content)[8 + length :]
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    foreign = "Give a model.safetensors written by img2img train"
+    try:
+        with open(path, "rb") as file:
+            prefix = file.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
+            size = os.fstat(file.fileno()).st_size
+            if prefix[:2] == b"PK" or prefix[:1] == b"\x80":
+                raise Fault(path, "a pickle, which can run code when read", "Ask for a .safetensors file")
+            if not 0 < length <= min(size - 8, _LARGEST_HEADER):
+                raise Fault(path, "not a safetensors file (its header length is impossible)", foreign)
+            header = json.loads(file.read(length))
+        metadata = json.loads(header["__metadata__"][METADATA_KEY])
+    except FileNotFoundError as error:
+        raise UsageFault(path, "there is no such file", "Check the path") from error
+    except OSError as error:
+        raise UsageFault(path, f"cannot be read ({error.strerror})", "Check the path and its permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise Fault(path, "its header is damaged", "Copy it again") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Fault(path, "a safetensors file, but not a model of img2img", foreign) from error
+    if not isinstance(metadata, dict):
+        raise Fault(path, "its description is not a table", "Copy it again")
+    return metadata
+
+
+def _parse_info(path: Path, metadata: dict[str, Any]) -> ModelInfo:
+    if metadata.get("format") != MODEL_FORMAT:
+        raise Fault(
+            path,
+            f"written in format {metadata.get('format')!r}, this version reads {MODEL_FORMAT}",
+            "Update img2img-toolkit",
+        )
+    try:
+        values = {key.name: metadata[key.name] for key in dataclasses.fields(ModelInfo)}
+        values["networks"] = {
+            str(name): NetworkSpec(str(spec["name"]), dict(spec["arguments"]))
+            for name, spec in values["networks"].items()
+        }
+        values["resolution"] = tuple(int(side) for side in values["resolution"])
+        values["value_range"] = tuple(float(bound) for bound in values["value_range"])
+        values["classes"] = tuple(str(name) for name in values["classes"])
+        values["channels"] = {str(domain): int(count) for domain, count in values["channels"].items()}
+        values["directions"] = {str(key): str(name) for key, name in values["directions"].items()}
+        info = ModelInfo(**values)
+        well_formed = (
+            len(info.resolution) == 2
+            and all(0 < side <= 1 << 16 for side in info.resolution)
+            and all(count in (1, 3, 4) for count in info.channels.values())
+            and set(info.directions.values()) <= set(info.networks)
+            and info.task in ("translate", "sample")
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Fault(path, f"its description is incomplete or malformed ({error!r})", "Copy it again") from error
+    if not well_formed:
+        raise Fault(path, "its description contradicts itself", "Use the version of img2img that wrote it")
+    return info
+
+
+def _compare(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Refuse weights whose names, shapes or types are not those of the networks."""
+    mend = "Use the version of img2img that wrote it"
+    for key in sorted(set(expected) ^ set(found)):
+        raise Fault(path, f"weight {key} is {'missing' if key in expected else 'not part of its networks'}", mend)
+    for key, tensor in expected.items():
+        if tensor.shape != found[key].shape:
+            raise Fault(path, f"weight {key} has shape {tuple(found[key].shape)}, not {tuple(tensor.shape)}", mend)
+        if tensor.is_floating_point() != found[key].is_floating_point():
+            raise Fault(path, f"weight {key} has type {found[key].dtype}, not {tensor.dtype}", mend)
+
+
+# --- training state --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A verified training state: `tree` is what was given to save_state, `manifest` describes how it was made."""
+
+    path: Path
+    tree: dict[str, Any]
+    manifest: dict[str, Any]
+
+
+def save_state(folder: Path, step: int, tree: Mapping[str, Any], facts: Mapping[str, Any], keep_last: int) -> Path:
+    """Publish `tree` as `folder/step-NNNNNNNNN`, then prune older states to the last `keep_last`.
+
+    Args:
+        tree: part name -> nested dicts and lists of tensors and JSON values; each part becomes one file pair.
+        facts: what resuming compares and reports (versions, threads, configuration), kept in the manifest.
+
+    Raises:
+        Fault: the disk refused; older states are untouched.
+    """
+    target = folder / f"step-{step:09d}"
+    if target.exists():
+        # a run stopped in the step it was resumed at: the state there is this one, by determinism
+        with contextlib.suppress(Fault):
+            return load_state(target).path
+    staging = temporary_beside(target)
+    needed = 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        discard_unfinished(folder)
+        os.mkdir(staging)
+        checksums: dict[str, dict[str, Any]] = {}
+        for part, value in tree.items():
+            tensors: dict[str, Tensor] = {}
+            plain = _detach_tensors(value, part, tensors)
+            for name, data in (
+                (f"{part}.safetensors", safetensors.torch.save(tensors)),
+                (f"{part}.json", json.dumps(plain, sort_keys=True).encode()),
+            ):
+                needed += len(data)
+                write_new(staging / name, data)
+                checksums[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        manifest = {"step": step, "files": checksums, **facts}
+        write_new(staging / "manifest.json", json.dumps(manifest, sort_keys=True, indent=1).encode())
+        sync_folder(staging)
+        if target.exists():
+            # only a damaged state can stand here (see below), so nothing is lost by moving it aside
+            os.replace(target, staging.with_name(f"{staging.name}-damaged"))
+        os.replace(staging, target)
+        sync_folder(folder)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise write_fault(target, error, needed) from error
+    discard_unfinished(folder)
+    for old in state_folders(folder)[:-keep_last]:
+        # renamed first: a folder that is half removed must not look like a state
+        doomed = old.with_name(f"{TEMPORARY_PREFIX}{old.name}")
+        os.replace(old, doomed)
+        shutil.rmtree(doomed)
+    return target
+
+
+def state_folders(folder: Path) -> list[Path]:
+    """The published states, oldest first."""
+    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+
+
+def discard_unfinished(folder: Path) -> None:
+    """Remove what a killed save left behind. The caller holds the run's lock, so nobody is writing."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def load_state(path: Path) -> SavedState:
+    """Read one state after checking every file against its manifest.
+
+    Raises:
+        Fault: something is missing or damaged.
+    """
+    mend = "Resume from an older state"
+    try:
+        manifest = json.loads((path / "manifest.json").read_bytes())
+        files = manifest["files"]
+        content: dict[str, bytes] = {}
+        for name, facts in files.items():
+            content[name] = (path / name).read_bytes()
+            if hashlib.sha256(content[name]).hexdigest() != facts["sha256"]:
+                raise Fault(path / name, "checksum mismatch", mend)
+        tree = {
+            name.removesuffix(".json"): _attach_tensors(
+                json.loads(data), safetensors.torch.load(content[name.removesuffix(".json") + ".safetensors"])
+            )
+            for name, data in content.items()
+            if name.endswith(".json")
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise Fault(path, f"not a complete training state ({error})", mend) from error
+    return SavedState(path, tree, manifest)
+
+
+def latest_state(folder: Path) -> tuple[SavedState | None, list[str]]:
+    """The newest state that verifies, and a line for each newer one that was passed over.
+
+    Raises:
+        Fault: there are states, but none verifies.
+    """
+    skipped: list[str] = []
+    for path in reversed(state_folders(folder)):
+        try:
+            state = load_state(path)
+        except Fault as fault:
+            skipped.append(f"skipped state {path.name}: {fault.problem}")
+            continue
+        return state, [f"{line}; using {state.path.name}" for line in skipped]
+    if skipped:
+        raise Fault(
+            folder, "no state verifies (" + "; ".join(skipped) + ")", "Copy the run folder again, or start anew"
+        )
+    return None, []
+
+
+def _detach_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` with its tensors moved into `tensors` and JSON-safe references left in their place."""
+    if isinstance(value, Tensor):
+        tensors[path] = value.detach().cpu().contiguous().clone()
+        return {"$tensor": path}
+    if isinstance(value, Mapping):
+        # a list of pairs keeps keys that are not strings, such as an optimiser's parameter numbers
+        return {"$items": [[key, _detach_tensors(item, f"{path}.{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return [_detach_tensors(item, f"{path}.{index}", tensors) for index, item in enumerate(value)]
+    return value
+
+
+def _attach_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if "$tensor" in value:
+            return tensors[value["$tensor"]]
+        return {key: _attach_tensors(item, tensors) for key, item in value["$items"]}
+    if isinstance(value, list):
+        return [_attach_tensors(item, tensors) for item in value]
+    return value

@@ -1,0 +1,301 @@
+"""Model files and training states: round trips, equal bytes, and everything damaged or foreign refused by name."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import pickle
+import stat
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from img2img import atomic
+from img2img.checkpoint import (
+    ModelInfo,
+    NetworkSpec,
+    latest_state,
+    load_networks,
+    load_state,
+    read_info,
+    save_state,
+    state_folders,
+    write_model,
+)
+from img2img.errors import Fault
+from img2img.networks import GENERATORS
+
+ARGUMENTS = {"in_channels": 3, "out_channels": 3, "width": 4, "blocks": 1}
+
+
+def make_info(**changes: Any) -> ModelInfo:
+    values: dict[str, Any] = {
+        "translator": "cyclegan",
+        "task": "translate",
+        "networks": {"generator_ab": NetworkSpec("resnet", ARGUMENTS)},
+        "directions": {"a2b": "generator_ab"},
+        "domains": {"a": "photos", "b": "<script>"},
+        "channels": {"a": 3, "b": 3},
+        "resolution": (64, 96),
+        "classes": (),
+    }
+    return ModelInfo(**{**values, **changes})
+
+
+def make_network() -> nn.Module:
+    torch.manual_seed(0)
+    return GENERATORS["resnet"](**ARGUMENTS).eval()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    write_model(path, {"generator_ab": make_network()}, make_info())
+    return path
+
+
+def rewrite(path: Path, change: Any) -> None:
+    """Apply `change` to the metadata of a model file."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    metadata = json.loads(header["__metadata__"]["img2img"])
+    change(metadata)
+    header["__metadata__"]["img2img"] = json.dumps(metadata)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+
+
+# --- model files
+
+
+def test_round_trip(model: Path) -> None:
+    info, networks = load_networks(model)
+    assert info == make_info()
+    assert read_info(model) == info
+    image = torch.linspace(-1, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
+    assert torch.equal(networks["generator_ab"](image), make_network()(image))
+    assert not networks["generator_ab"].training
+
+
+def test_equal_content_gives_equal_bytes(model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    write_model(other, {"generator_ab": make_network()}, make_info())
+    assert other.read_bytes() == model.read_bytes()
+
+
+def test_the_mode_follows_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        write_model(tmp_path / "model.safetensors", {"generator_ab": make_network()}, make_info())
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "model.safetensors").stat().st_mode) == 0o640
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_full_disk_leaves_the_old_model(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = model.read_bytes()
+
+    def refuse(descriptor: int, data: memoryview) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "write", refuse)
+    with pytest.raises(Fault, match=r"no space .* Free space"):
+        write_model(model, {"generator_ab": make_network()}, make_info(images_seen=1))
+    monkeypatch.undo()
+    assert model.read_bytes() == before
+    assert [path.name for path in model.parent.iterdir()] == [model.name]
+
+
+def test_one_flipped_bit_in_the_weights_is_noticed(model: Path) -> None:
+    content = bytearray(model.read_bytes())
+    content[-5] ^= 0x10
+    model.write_bytes(content)
+    with pytest.raises(Fault, match=r"model\.safetensors: the weights do not match their checksum"):
+        load_networks(model)
+
+
+def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, (f"touch {marker}",)
+
+    plain, zipped = tmp_path / "model.pth", tmp_path / "zipped.pt"
+    plain.write_bytes(pickle.dumps(Payload()))
+    torch.save({"weights": torch.zeros(1)}, zipped)
+    for path in (plain, zipped):
+        with pytest.raises(Fault, match=r"a pickle, which can run code .* Ask for a \.safetensors"):
+            load_networks(path)
+    assert not marker.exists()
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.safetensors"
+    safetensors.torch.save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(Fault, match="not a model of img2img"):
+        read_info(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"abc", struct.pack("<Q", 1 << 62), struct.pack("<Q", 5) + b"nojsn", b"\0" * 64]
+)
+def test_an_impossible_header_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(Fault, match=r"model\.safetensors: "):
+        load_networks(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_no_damage_to_the_header_escapes_as_anything_but_a_fault(data: st.DataObject, tmp_path_factory: Any) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "model.safetensors"
+    write_model(path, {"generator_ab": make_network()}, make_info())
+    content = bytearray(path.read_bytes())
+    (length,) = struct.unpack("<Q", content[:8])
+    position = data.draw(st.integers(0, 7 + length))
+    if data.draw(st.booleans()):
+        content = content[:position]
+    else:
+        content[position] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with contextlib.suppress(Fault):
+        load_networks(path)
+
+
+def forget(key: str) -> Any:
+    return lambda metadata: metadata.pop(key)
+
+
+def argument(**values: Any) -> Any:
+    return lambda metadata: metadata["networks"]["generator_ab"]["arguments"].update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda metadata: metadata.update(format=99), "format 99"),
+        (forget("networks"), "incomplete"),
+        (forget("classes"), "incomplete"),
+        (lambda metadata: metadata.update(resolution=[10**9, 1]), "contradicts"),
+        (lambda metadata: metadata.update(resolution="big"), "incomplete"),
+        (lambda metadata: metadata.update(directions={"a2b": "nobody"}), "contradicts"),
+        (lambda metadata: metadata["networks"]["generator_ab"].update(name="os.system"), "unknown here"),
+        (argument(width=10**9), "cannot be built"),
+        (argument(width=-4), "cannot be built"),
+        (argument(blocks=10**6), "cannot be built"),
+        (argument(extra=1), "cannot be built"),
+        (argument(width=8), "has shape"),
+        (argument(blocks=2), "is missing"),
+    ],
+)
+def test_a_description_that_lies_is_refused_before_memory_is_taken(model: Path, change: Any, expected: str) -> None:
+    rewrite(model, change)
+    with pytest.raises(Fault, match=expected) as caught:
+        load_networks(model)
+    assert str(model) in str(caught.value)
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(Fault, match="there is no such file"):
+        read_info(tmp_path / "absent.safetensors")
+
+
+# --- training state
+
+
+def make_tree(value: float = 1.0) -> dict[str, Any]:
+    return {
+        "model": {"weight": torch.full((2, 3), value), "scalar": torch.tensor(value, dtype=torch.float64)},
+        "engine": {
+            "step": 7,
+            "optimizer": {
+                "state": {0: {"step": torch.tensor(3.0)}, 1: {}},
+                "groups": [{"lr": 0.1, "betas": (0.5, 0.9)}],
+            },
+            "none": None,
+        },
+    }
+
+
+def same(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second) and first.dtype == second.dtype
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(same(*pair) for pair in zip(first, second))
+    return bool(first == second)
+
+
+def test_state_round_trip(tmp_path: Path) -> None:
+    path = save_state(tmp_path, 120, make_tree(), {"threads": 2}, keep_last=2)
+    state = load_state(path)
+    assert path.name == "step-000000120"
+    assert same(state.tree, make_tree())
+    assert state.manifest["threads"] == 2
+
+
+def test_only_the_last_states_are_kept(tmp_path: Path) -> None:
+    for step in range(5):
+        save_state(tmp_path, step, make_tree(step), {}, keep_last=2)
+    assert [path.name for path in tmp_path.iterdir()] == [path.name for path in state_folders(tmp_path)]
+    assert [int(path.name[5:]) for path in state_folders(tmp_path)] == [3, 4]
+
+
+DAMAGE = {
+    "one bit": lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "random": lambda path: path.write_bytes(os.urandom(path.stat().st_size)),
+    "gone": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("name", ["model.safetensors", "engine.json", "manifest.json"])
+def test_a_damaged_state_is_passed_over_by_name(tmp_path: Path, kind: str, name: str) -> None:
+    save_state(tmp_path, 1, make_tree(1), {}, keep_last=2)
+    newest = save_state(tmp_path, 2, make_tree(2), {}, keep_last=2)
+    DAMAGE[kind](newest / name)
+    state, notes = latest_state(tmp_path)
+    assert state is not None
+    assert same(state.tree, make_tree(1))
+    assert len(notes) == 1
+    assert notes[0].startswith("skipped state step-000000002: ")
+    assert notes[0].endswith("; using step-000000001")
+
+
+def test_only_damaged_states_are_a_fault_that_names_them(tmp_path: Path) -> None:
+    DAMAGE["empty"](save_state(tmp_path, 1, make_tree(), {}, keep_last=2) / "manifest.json")
+    with pytest.raises(Fault, match="step-000000001"):
+        latest_state(tmp_path)
+
+
+def test_a_damaged_state_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
+    path = save_state(tmp_path, 5, make_tree(), {}, keep_last=2)
+    DAMAGE["half"](path / "model.safetensors")
+    save_state(tmp_path, 5, make_tree(3), {}, keep_last=2)
+    assert same(load_state(path).tree, make_tree(3))
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_no_state_is_no_fault(tmp_path: Path) -> None:
+    assert latest_state(tmp_path / "state") == (None, [])
+
+
+def test_every_field_of_the_description_is_written(model: Path) -> None:
+    assert {field.name for field in dataclasses.fields(ModelInfo)} <= set(dataclasses.asdict(read_info(model)))
