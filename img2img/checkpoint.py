@@ -174,13 +174,14 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     foreign = "Give a model.safetensors written by img2img train"
     try:
         with open(path, "rb") as file:
-            prefix = file.read(8)
-            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
+            prefix = file.read(9)
+            length = struct.unpack("<Q", prefix[:8])[0] if len(prefix) == 9 else 0
             size = os.fstat(file.fileno()).st_size
-            if prefix[:2] == b"PK" or prefix[:1] == b"\x80":
-                raise Fault(path, "a pickle, which can run code when read", "Ask for a .safetensors file")
-            if not 0 < length <= min(size - 8, _LARGEST_HEADER):
-                raise Fault(path, "not a safetensors file (its header length is impossible)", foreign)
+            if prefix[8:] != b"{" or not 0 < length <= min(size - 8, _LARGEST_HEADER):
+                if prefix[:2] == b"PK" or prefix[:1] == b"\x80":
+                    raise Fault(path, "a pickle, which can run code when read", "Ask for a .safetensors file")
+                raise Fault(path, "not a safetensors file (its header is impossible)", foreign)
+            file.seek(8)
             header = json.loads(file.read(length))
         metadata = json.loads(header["__metadata__"][METADATA_KEY])
     except FileNotFoundError as error:
