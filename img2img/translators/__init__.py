@@ -1,0 +1,211 @@
+"""The methods, one file each. `check` says what is wrong with a configuration, `build` makes a translator from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from img2img.checkpoint import NetworkSpec
+from img2img.config import Config
+from img2img.errors import Fault, UsageFault
+from img2img.losses import ADVERSARIAL, Objective
+from img2img.networks import DISCRIMINATORS, GENERATORS
+from img2img.networks.layers import mixes_samples
+from img2img.penalties import PENALTIES, Penalty
+from img2img.translators.base import DataShape, NetworkPlan, Translator
+from img2img.translators.conditional import Conditional
+from img2img.translators.cyclegan import CycleGAN
+from img2img.translators.pix2pix import Pix2Pix
+from img2img.translators.unconditional import Unconditional
+
+TRANSLATORS: dict[str, type[Translator]] = {
+    "unconditional": Unconditional,
+    "conditional": Conditional,
+    "pix2pix": Pix2Pix,
+    "cyclegan": CycleGAN,
+}
+_REGISTRIES: dict[str, dict[str, type[nn.Module]]] = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}
+
+
+def check(config: Config) -> list[Fault]:
+    """Every fault that names of methods, networks, objectives and penalties can show, before data are read."""
+    faults = _unknown_name("translator", config.translator, TRANSLATORS)
+    if faults:
+        return faults
+    translator = TRANSLATORS[config.translator]
+    faults += _check_weights(config, translator)
+    faults += _check_choice(
+        "loss.adversarial", config.loss.adversarial.name, config.loss.adversarial.arguments, ADVERSARIAL
+    )
+    for name, arguments in config.loss.penalties.items():
+        faults += _check_choice(f"loss.penalties.{name}", name, arguments, PENALTIES)
+    example = DataShape(
+        config.data.resolution,
+        {"image": config.data.channels, "a": config.data.channels, "b": config.data.channels},
+        ("first", "second") if translator.source == "classes" else (),
+    )
+    plans = translator.plan(example)
+    for role, table in (("generator", config.generator), ("discriminator", config.discriminator)):
+        plan = next(plan for plan in plans.values() if plan.role == role)
+        faults += _check_network(role, table.name, table.arguments, plan)
+    return faults
+
+
+def warnings(translator: Translator, penalties: Mapping[str, Penalty]) -> list[str]:
+    """Combinations that run but that their papers advise against."""
+    mixing = [name for name, network in translator.networks_of("discriminator").items() if mixes_samples(network)]
+    return [
+        f"loss.penalties.{name}: derived for a discriminator that judges each image by itself, "
+        f"but {mixing[0]} has batch normalisation. Set discriminator.norm=instance or none"
+        for name, penalty in penalties.items()
+        if penalty.assumes_independent_samples and mixing
+    ]
+
+
+def build(config: Config, shape: DataShape) -> tuple[Translator, dict[str, NetworkSpec]]:
+    """The translator of a checked configuration, and how to rebuild each of its networks.
+
+    Weights come from torch's global generator.
+
+    Raises:
+        UsageFault: a network refuses its arguments, for example a resolution it cannot make.
+    """
+    kind = TRANSLATORS[config.translator]
+    specs, networks = {}, {}
+    for name, plan in kind.plan(shape).items():
+        table = config.generator if plan.role == "generator" else config.discriminator
+        network = _REGISTRIES[plan.role][table.name]
+        specs[name] = NetworkSpec(table.name, {**_accepted(network, plan.arguments), **table.arguments})
+        networks[name] = _construct(network, plan.role, specs[name].arguments)
+    weights = {key: float(getattr(config.loss, key)) for key in kind.loss_weights}
+    translator = kind(shape, networks, make_objective(config), config.loss.adversarial.weight, weights)
+    return translator, specs
+
+
+def make_objective(config: Config) -> Objective:
+    """The adversarial objective of a checked configuration."""
+    return ADVERSARIAL[config.loss.adversarial.name](**config.loss.adversarial.arguments)
+
+
+def make_penalties(config: Config) -> dict[str, Penalty]:
+    """The penalties of a checked configuration, by name."""
+    kinds: Mapping[str, Callable[..., Penalty]] = PENALTIES
+    return {name: kinds[name](**arguments) for name, arguments in config.loss.penalties.items()}
+
+
+def _construct(network: type[nn.Module], role: str, arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        return network(**arguments)
+    except UsageFault as fault:
+        subject = fault.subject if "." in fault.subject else f"{role}.{fault.subject}"
+        raise UsageFault(subject, fault.problem, fault.mend) from fault
+
+
+def _accepted(network: type[nn.Module], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(network).parameters
+    return {key: value for key, value in arguments.items() if key in parameters}
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"Did you mean {close[0]}?" if close else f"Known: {', '.join(names)}"
+
+
+def _unknown_name(subject: str, name: str, known: Iterable[str]) -> list[Fault]:
+    return [] if name in known else [UsageFault(subject, f"{name!r} is unknown", _suggestion(name, known))]
+
+
+def _check_weights(config: Config, translator: type[Translator]) -> list[Fault]:
+    faults: list[Fault] = []
+    for key in ("cycle", "identity", "l1"):
+        value = getattr(config.loss, key)
+        if key in translator.loss_weights and value is None:
+            faults.append(UsageFault(f"loss.{key}", f"{config.translator} needs this weight", "Set it to zero or more"))
+        if key not in translator.loss_weights and value is not None:
+            used = ", ".join(f"loss.{name}" for name in translator.loss_weights) or "none"
+            faults.append(
+                UsageFault(
+                    f"loss.{key}", f"{config.translator} has no such term (its weights: {used})", f"Set loss.{key}=none"
+                )
+            )
+    return faults
+
+
+def _check_choice(subject: str, name: str, arguments: Mapping[str, Any], known: Mapping[str, type]) -> list[Fault]:
+    """Faults of a named dataclass of constants: unknown name, unknown constant, wrong type, out of range."""
+    faults = _unknown_name(subject, name, known)
+    if faults:
+        return faults
+    fields = {field.name: field for field in dataclasses.fields(known[name])}
+    for key, value in arguments.items():
+        if key not in fields:
+            faults.append(UsageFault(f"{subject}.{key}", f"{name} has no such constant", _suggestion(key, fields)))
+            continue
+        whole = isinstance(fields[key].default, int)
+        expected = "a whole number" if whole else "a number"
+        minimum = fields[key].metadata.get("minimum", -math.inf)
+        fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if not fits or not math.isfinite(value) or value < minimum:
+            bound = f" of at least {minimum:g}" if math.isfinite(minimum) else ""
+            faults.append(UsageFault(f"{subject}.{key}", f"got {value!r}", f"Give {expected}{bound}"))
+    return faults
+
+
+def _check_network(role: str, name: str, arguments: Mapping[str, Any], plan: NetworkPlan) -> list[Fault]:
+    registry = _REGISTRIES[role]
+    faults = _unknown_name(f"{role}.name", name, registry)
+    if faults:
+        return faults
+    parameters = inspect.signature(registry[name]).parameters
+    own = {key for key in parameters if key not in plan.arguments}
+    for key in arguments:
+        if key in plan.arguments:
+            faults.append(
+                UsageFault(f"{role}.{key}", "the data decide this", "Remove it; see data.resolution, data.channels")
+            )
+        elif key not in own:
+            faults.append(UsageFault(f"{role}.{key}", f"network {name} has no such argument", _suggestion(key, own)))
+    if not _fits(registry[name], plan):
+        fitting = ", ".join(sorted(other for other in registry if _fits(registry[other], plan))) or "none"
+        faults.append(UsageFault(f"{role}.name", f"network {name} does not fit this method", f"Fitting: {fitting}"))
+    if faults:
+        return faults
+    try:
+        with torch.device("meta"):
+            _construct(registry[name], role, {**_accepted(registry[name], plan.arguments), **arguments})
+    except UsageFault as fault:
+        return [fault]
+    return []
+
+
+def _fits(network: type[nn.Module], plan: NetworkPlan) -> bool:
+    """The network needs nothing that the data do not decide, and takes all that matters of what they decide."""
+    parameters = inspect.signature(network).parameters
+    needed = {key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
+    # a fully convolutional network may ignore the resolution, and a network without classes has nothing to ignore
+    offered = {
+        key
+        for key, value in plan.arguments.items()
+        if key != "resolution" and not (key == "num_classes" and value == 0)
+    }
+    return needed <= set(plan.arguments) and offered <= set(parameters)
+
+
+__all__ = [
+    "TRANSLATORS",
+    "DataShape",
+    "Translator",
+    "build",
+    "check",
+    "make_objective",
+    "make_penalties",
+    "warnings",
+]

@@ -1,0 +1,54 @@
+"""Paired image to image (Isola et al. 2017, arXiv:1611.07004)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from img2img.data.batches import Batch
+from img2img.losses import l1
+from img2img.penalties import View
+from img2img.translators.base import DataShape, NetworkPlan, Outputs, Translator, Verdict
+
+
+class Pix2Pix(Translator):
+    """A generator a → b against a discriminator that sees b beside the a it belongs to, and an L1 term.
+
+    The generator's dropout is keyed by image, so that it is part of the run's exact repetition.
+    """
+
+    source = "pairs"
+    task = "translate"
+    directions: ClassVar[dict[str, str]] = {"a2b": "generator"}
+    loss_weights = ("l1",)
+    generator: nn.Module
+    discriminator: nn.Module
+
+    @classmethod
+    def plan(cls, shape: DataShape) -> dict[str, NetworkPlan]:
+        a, b = shape.channels["a"], shape.channels["b"]
+        return {
+            "generator": NetworkPlan(
+                "generator", {"resolution": shape.resolution, "in_channels": a, "out_channels": b}
+            ),
+            "discriminator": NetworkPlan(
+                "discriminator", {"resolution": shape.resolution, "in_channels": b, "condition_channels": a}
+            ),
+        }
+
+    def generate(self, batch: Batch, *, for_generator: bool) -> Outputs:
+        return {"fake": self.generator(batch["a"], batch.draws("dropout"))}
+
+    def views(self, batch: Batch, outputs: Outputs) -> list[View]:
+        return [View("discriminator", self.discriminator, batch["b"], outputs["fake"], batch["a"], batch["a"])]
+
+    def generator_terms(self, batch: Batch, outputs: Outputs, verdicts: list[Verdict]) -> dict[str, Tensor]:
+        return {
+            **super().generator_terms(batch, outputs, verdicts),
+            "l1": self.weights["l1"] * l1(outputs["fake"], batch["b"]).mean(),
+        }
+
+    def preview(self, batch: Batch, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        return {"input": batch["a"], "output": networks["generator"](batch["a"]), "target": batch["b"]}
