@@ -1,0 +1,9 @@
+"""Training. `loop.py` is the loop; `engine.py` the two players' steps; `run_folder.py` and `report.py` what is written.
+
+`schedules.py`, `ema.py`, `image_pool.py`, `precision.py`, `distributed.py` and `signals.py` each hold what their name
+says.
+"""
+
+from img2img.training.loop import Progress, TrainResult, train
+
+__all__ = ["Progress", "TrainResult", "train"]

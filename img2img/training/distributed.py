@@ -1,0 +1,104 @@
+"""One process per device, started by torchrun; gradients are averaged once per step.
+
+Without torchrun every function here does nothing, so that the loop is written once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class World:
+    """This process's place among all that train together."""
+
+    def __init__(self) -> None:
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+
+    def join(self, device: torch.device) -> None:
+        """Meet the other processes: NCCL between GPUs, gloo otherwise."""
+        if self.size > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+    def leave(self) -> None:
+        """Part in good order."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    @property
+    def is_first(self) -> bool:
+        """This process writes the files and the log."""
+        return self.rank == 0
+
+    def slice(self, count: int) -> slice:
+        """This rank's share of `count` images, in order; the count divides by the number of ranks."""
+        share = count // self.size
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average all gradients over the ranks in one flat reduction."""
+        if self.size == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        _reduce_flat([gradient for gradient in gradients if gradient is not None], self.size)
+
+    def average_statistics(self, networks: Iterable[nn.Module]) -> None:
+        """Average batch normalisation's running statistics, so that every rank holds the same buffers."""
+        if self.size == 1:
+            return
+        _reduce_flat(
+            [
+                buffer
+                for network in networks
+                for module in network.modules()
+                if isinstance(module, _BatchNorm)
+                for buffer in (module.running_mean, module.running_var)
+                if buffer is not None
+            ],
+            self.size,
+        )
+
+    def gather(self, images: Tensor) -> Tensor:
+        """All ranks' images in rank order, (N, ...) -> (N · ranks, ...)."""
+        if self.size == 1:
+            return images
+        parts = [torch.empty_like(images) for _ in range(self.size)]
+        dist.all_gather(parts, images.contiguous())
+        return torch.cat(parts)
+
+    def average(self, values: Tensor) -> Tensor:
+        """The mean of `values` over the ranks."""
+        if self.size > 1:
+            dist.all_reduce(values)
+            values /= self.size
+        return values
+
+    def any(self, flag: int, device: torch.device) -> int:
+        """The largest `flag` of all ranks: a signal that reached one stops all in the same step."""
+        if self.size == 1:
+            return flag
+        shared = torch.tensor(flag, device=device)
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+        return int(shared)
+
+    def wait(self) -> None:
+        """Wait for every rank."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def _reduce_flat(tensors: list[Tensor], size: int) -> None:
+    if not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= size
+    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+        tensor.copy_(part.view_as(tensor))

@@ -1,0 +1,69 @@
+"""Exponential moving average of the generators, whose weights are the ones that are kept and shown."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def ema_decay(half_life_images: float, ramp_up: float, images_seen: int, batch: int) -> float:
+    """Decay for one step of `batch` images: 0.5^(batch / half-life).
+
+    During warm-up the half-life is at most `ramp_up` · images_seen, so that early averages forget the random start
+    (Karras et al. 2020, arXiv:2006.06676, use a ramp of 0.05).
+    """
+    half_life = min(half_life_images, ramp_up * images_seen) if ramp_up > 0 else half_life_images
+    return 0.5 ** (batch / half_life) if half_life > 0 else 0.0
+
+
+class Ema:
+    """Averaged copies of networks, in eval mode, in the networks' own type.
+
+    Parameters and the running statistics of batch normalisation are averaged; other buffers (counters, the vectors of
+    spectral normalisation, which must stay unit vectors) are copied.
+    """
+
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        self.networks = {
+            name: copy.deepcopy(network).eval().requires_grad_(False) for name, network in networks.items()
+        }
+
+    @torch.no_grad()
+    def update(self, networks: Mapping[str, nn.Module], decay: float) -> None:
+        """average ← decay · average + (1 − decay) · network."""
+        assert networks.keys() == self.networks.keys(), "the average is of these networks"
+        averaged, current = [], []
+        for name, network in networks.items():
+            statistics = _running_statistics(network)
+            target = self.networks[name].state_dict()
+            for key, value in network.state_dict().items():
+                if key in statistics or key not in _buffer_names(network):
+                    averaged.append(target[key])
+                    current.append(value)
+                else:
+                    target[key].copy_(value)
+        torch._foreach_lerp_(averaged, current, 1.0 - decay)
+
+    def state_dict(self) -> dict[str, dict[str, torch.Tensor]]:
+        return {name: network.state_dict() for name, network in self.networks.items()}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        for name, network in self.networks.items():
+            network.load_state_dict(state[name])
+
+
+def _buffer_names(network: nn.Module) -> set[str]:
+    return {name for name, _ in network.named_buffers()}
+
+
+def _running_statistics(network: nn.Module) -> set[str]:
+    return {
+        f"{name}.{buffer}" if name else buffer
+        for name, module in network.named_modules()
+        if isinstance(module, _BatchNorm)
+        for buffer in ("running_mean", "running_var")
+    }

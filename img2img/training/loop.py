@@ -1,0 +1,479 @@
+"""Training from a configuration and folders to a run folder: the one visible loop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+
+from img2img import translators
+from img2img.checkpoint import ModelInfo, NetworkSpec, latest_state, load_networks, save_state, write_model
+from img2img.config import AugmentConfig, Config, DataPaths
+from img2img.data.augment import load_size
+from img2img.data.batches import Batch, Loader
+from img2img.data.sources import Source, open_source
+from img2img.errors import Diverged, Faults, Interrupted, UsageFault
+from img2img.training.distributed import World
+from img2img.training.engine import Engine, EngineSettings
+from img2img.training.precision import Precision, choose_device, choose_precision
+from img2img.training.report import write_report
+from img2img.training.run_folder import RunFolder
+from img2img.training.samples import draw_grid
+from img2img.training.schedules import due
+from img2img.training.signals import StopSignals
+from img2img.translators.base import DataShape, Translator
+from img2img.version import __version__
+
+_log = logging.getLogger("img2img.training")
+
+_PREVIEW_IMAGES = 8  # columns of a sample grid of translations or classes
+_PREVIEW_SAMPLES = 64  # pictures of a grid without rows
+_STEPS_BEFORE_ESTIMATE = 20
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run came to.
+
+    Attributes:
+        status: "finished", or "planned" after a dry run.
+        run_dir, model_path: where it lies; None after a dry run.
+        images_seen: real images per generator step, summed.
+        images_per_second, seconds: of the training steps; estimates of the whole run after a dry run.
+        peak_memory: bytes, of the device where it is a GPU, else of the process.
+    """
+
+    status: str
+    run_dir: Path | None
+    model_path: Path | None
+    images_seen: int
+    images_per_second: float
+    seconds: float
+    peak_memory: int
+
+
+@dataclass
+class Progress:
+    """What the loop tells whoever watches, after every step."""
+
+    images_seen: int
+    total_images: int
+    images_per_second: float
+    terms: dict[str, float]
+
+
+def train(
+    config: Config,
+    data: DataPaths,
+    out: Path,
+    *,
+    resume: bool = False,
+    init: Path | None = None,
+    device: str = "auto",
+    dry_run: bool = False,
+    watch: Callable[[Progress], None] | None = None,
+) -> TrainResult:
+    """Train `config` on `data` into the run folder `out`.
+
+    Args:
+        resume: go on from the newest complete state; from zero where there is none.
+        init: model file whose generators the run starts from.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        dry_run: check everything, time a few steps, write nothing.
+        watch: called after each step, for a progress bar.
+
+    Raises:
+        UsageFault: wrong configuration, data or options, before any step (exit code 2).
+        Diverged: gradients stopped being finite (4). Interrupted: a signal came; the state is saved (130, 143).
+    """
+    with StopSignals() as signals:
+        faults = [*translators.check(config), *data.faults()]
+        if faults:
+            raise Faults(faults)
+        world = World()
+        target = choose_device(device, world.local_rank)
+        precision = choose_precision(config.train.precision, target)
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        share = config.train.accumulate * world.size
+        if config.train.batch % share:
+            raise UsageFault(
+                "train.batch",
+                f"{config.train.batch} does not divide by accumulation x processes = {share}",
+                "Change it",
+            )
+        if dry_run:
+            return _plan(_prepare(config, data, precision, world, init))
+        folder = RunFolder(out, config, resume=resume) if world.is_first else None
+        world.join(target)
+        try:
+            if folder is None:
+                return _Run(_prepare(config, data, precision, world, init), out, None, resume, watch, signals).train()
+            with folder:
+                prepared = _prepare(config, data, precision, world, init)
+                folder.write_config(config)
+                return _Run(prepared, out, folder, resume, watch, signals).train()
+        finally:
+            world.leave()
+
+
+@dataclass
+class _Prepared:
+    config: Config
+    source: Source
+    loader: Loader
+    engine: Engine
+    specs: dict[str, NetworkSpec]
+    preview: Batch
+    world: World
+    precision: Precision
+
+
+def _prepare(config: Config, data: DataPaths, precision: Precision, world: World, init: Path | None) -> _Prepared:
+    """Open the data, build networks from the seed, and put both into an engine."""
+    kind = translators.TRANSLATORS[config.translator]
+    source = _open_data(config, data, kind)
+    shape = DataShape(config.data.resolution, source.channels, source.classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        translator, specs = translators.build(config, shape)
+    if init is not None:
+        _start_from(translator, specs, init)
+    penalties = translators.make_penalties(config)
+    if world.is_first:
+        for line in (*source.notes, *translators.warnings(translator, penalties)):
+            _log.warning(line)
+    train = config.train
+    settings = EngineSettings(train.batch, train.kimg, config.optim, train.ema_kimg, train.ema_rampup, train.image_pool)
+    engine = Engine(translator, penalties, settings, precision, world)
+
+    def make_loader(augment: AugmentConfig | None) -> Loader:
+        return Loader(
+            source,
+            seed=train.seed,
+            resolution=config.data.resolution,
+            device=precision.device,
+            dtype=precision.dtype,
+            augmentation=augment,
+            workers=_decoding_threads(config),
+        )
+
+    count = _PREVIEW_SAMPLES if source.kind == "images" else _PREVIEW_IMAGES
+    preview = make_loader(None).batch(np.arange(count))
+    return _Prepared(config, source, make_loader(config.augment), engine, specs, preview, world, precision)
+
+
+def _open_data(config: Config, data: DataPaths, kind: type[Translator]) -> Source:
+    options = config.data
+    source = open_source(
+        images=data.images,
+        classes=data.classes,
+        a=data.a,
+        b=data.b,
+        pairs=data.pairs,
+        resolution=options.resolution,
+        channels=options.channels,
+        fit=options.fit,
+        load_size=load_size(options.resolution, config.augment.enlarge),
+        direction=options.direction,
+        skip_bad=options.skip_bad,
+        workers=_decoding_threads(config),
+        max_pixels=options.max_pixels,
+        allow_truncated=options.allow_truncated,
+        resize_pairs=options.resize_pairs,
+        pairs_policy=options.pairs_policy,
+        cache_gb=options.cache_gb,
+    )
+    if source.kind != kind.source:
+        wanted = {
+            "images": "--images DIR",
+            "classes": "--classes DIR",
+            "pairs": "--pairs DIR or --pairs A B",
+            "unpaired": "--a DIR --b DIR",
+        }
+        raise UsageFault(
+            "data",
+            f"{config.translator} learns from {kind.source}, not from {source.kind}",
+            f"Give {wanted[kind.source]}",
+        )
+    return source
+
+
+def _decoding_threads(config: Config) -> int:
+    return config.data.workers or os.cpu_count() or 1
+
+
+def _start_from(translator: Translator, specs: dict[str, NetworkSpec], init: Path) -> None:
+    """Take the generators' weights from a model file; discriminators start anew, since model files hold none."""
+    info, networks = load_networks(init)
+    for name in translator.deploy():
+        if info.networks.get(name) != specs[name]:
+            raise UsageFault(
+                "--init",
+                f"{init} has {info.networks.get(name)} as {name}, this run builds {specs[name]}",
+                "Set the generator's keys as that model has them (img2img models info)",
+            )
+        getattr(translator, name).load_state_dict(networks[name].state_dict())
+
+
+def _step_batches(prepared: _Prepared, step: int) -> list[list[Batch]]:
+    """The batches of one iteration: critic steps × micro-batches, each this rank's share.
+
+    Images are numbered through the run, so the division into ranks and micro-batches changes nothing but the order of
+    summation.
+    """
+    train = prepared.config.train
+    micro = train.batch // train.accumulate
+    batches = []
+    for critic in range(train.critic_steps):
+        start = (step * train.critic_steps + critic) * train.batch
+        numbers = np.arange(start, start + train.batch)
+        parts = [numbers[index : index + micro] for index in range(0, train.batch, micro)]
+        batches.append([prepared.loader.batch(part[prepared.world.slice(micro)]) for part in parts])
+    return batches
+
+
+class _Run:
+    """One call of train: the loop and what it does every so often."""
+
+    def __init__(
+        self,
+        prepared: _Prepared,
+        out: Path,
+        folder: RunFolder | None,
+        resume: bool,
+        watch: Callable[[Progress], None] | None,
+        signals: StopSignals,
+    ) -> None:
+        self.prepared = prepared
+        self.config = prepared.config
+        self.engine = prepared.engine
+        self.world = prepared.world
+        self.out = out
+        self.folder = folder
+        self.watch = watch
+        self.signals = signals
+        self.seconds = 0.0
+        self.last_state = "none yet"
+        if resume:
+            self._take_up()
+
+    def train(self) -> TrainResult:
+        """The loop."""
+        engine, train = self.engine, self.config.train
+        total = round(train.kimg * 1000)
+        started_at, began = engine.images_seen, time.perf_counter()
+        before_log = (time.perf_counter(), engine.images_seen, self.prepared.loader.waited)
+        if engine.images_seen == 0:
+            self._sample()
+        terms: dict[str, float] = {}
+        while engine.images_seen < total:
+            before = engine.images_seen
+            engine.train_step(_step_batches(self.prepared, engine.step))
+            seen = engine.images_seen
+            finished = seen >= total
+            stop = self.world.any(self.signals.received, self.prepared.precision.device)
+
+            if engine.has_diverged:
+                raise self._diverged()
+            if finished or stop or due(train.log_kimg, before, seen):
+                terms, before_log = self._write_log(before_log)
+            if engine.step - started_at // train.batch == _STEPS_BEFORE_ESTIMATE and not finished:
+                self._estimate((seen - started_at) / (time.perf_counter() - began), total)
+            if due(train.sample_kimg, before, seen) and not finished:
+                self._sample()
+            if (due(train.state_kimg, before, seen) or stop) and not finished:
+                self._save()
+            if self.watch is not None:
+                speed = (seen - started_at) / (time.perf_counter() - began)
+                self.watch(Progress(seen, total, speed, terms))
+            if stop and not finished:
+                raise Interrupted(stop, self.out, f"Continue with the same command and --resume (at {seen} images)")
+
+        # also where a finished run is resumed: it may have been killed between its last state and its model
+        self._sample()
+        self._save()
+        seconds = time.perf_counter() - began
+        return TrainResult(
+            status="finished",
+            run_dir=self.out,
+            model_path=self.out / "model.safetensors",
+            images_seen=engine.images_seen,
+            images_per_second=(engine.images_seen - started_at) / seconds,
+            seconds=seconds,
+            peak_memory=peak_memory(self.prepared.precision.device),
+        )
+
+    # --- every so often -----------------------------------------------------------------------------------------------
+
+    def _write_log(self, since: tuple[float, int, float]) -> tuple[dict[str, float], tuple[float, int, float]]:
+        """Append what happened since the last line; returns the terms and the new starting point."""
+        now, seen, waited = time.perf_counter(), self.engine.images_seen, self.prepared.loader.waited
+        seconds = now - since[0]
+        self.seconds += seconds
+        terms = self.engine.terms.take(self.world)
+        monitors = self.engine.monitors.take(self.world)
+        if self.folder is not None:
+            self.folder.append_log(
+                {
+                    "images": seen,
+                    "step": self.engine.step,
+                    "seconds": round(self.seconds, 3),
+                    "terms": terms,
+                    "monitors": monitors,
+                    "learning_rate": self.engine.players["generator"].optimizer.param_groups[0]["lr"],
+                    "images_per_second": round((seen - since[1]) / seconds, 3),
+                    "waiting": round((waited - since[2]) / seconds, 4),
+                    "skipped_steps": len(self.engine.skipped_steps),
+                }
+            )
+        return terms, (now, seen, waited)
+
+    @torch.no_grad()
+    def _sample(self) -> None:
+        if self.folder is None:
+            return
+        networks = self.engine.ema.networks
+        with self.prepared.precision.context():
+            rows = self.engine.translator.preview(self.prepared.preview, networks)
+        grid, names = draw_grid(rows)
+        self.folder.write_samples(self.engine.images_seen, grid, names)
+        write_report(self.out)
+
+    def _save(self) -> None:
+        """Publish the state and the model; every rank waits until both are there."""
+        if self.folder is not None:
+            state = save_state(
+                self.folder.states,
+                self.engine.step,
+                self.engine.state_dict(),
+                self._facts(),
+                self.config.train.keep_last,
+            )
+            self.last_state = str(state)
+            write_model(self.folder.model, self._deployed(), self._info())
+            write_report(self.out)
+        self.world.wait()
+
+    def _deployed(self) -> dict[str, torch.nn.Module]:
+        return {name: self.engine.ema.networks[name] for name in self.engine.translator.deploy()}
+
+    def _info(self) -> ModelInfo:
+        prepared, translator = self.prepared, self.engine.translator
+        return ModelInfo(
+            translator=self.config.translator,
+            task=translator.task,
+            networks={name: prepared.specs[name] for name in translator.deploy()},
+            directions=dict(translator.directions),
+            domains=dict(prepared.source.names),
+            channels=dict(prepared.source.channels),
+            classes=tuple(prepared.source.classes),
+            resolution=self.config.data.resolution,
+            fit=self.config.data.fit,
+            recipe=self.config.recipe.name,
+            images_seen=self.engine.images_seen,
+            fingerprint=prepared.source.fingerprint,
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        precision = self.prepared.precision
+        return {
+            "data_fingerprint": self.prepared.source.fingerprint,
+            "device": precision.device.type,
+            "precision": precision.name,
+            "memory_format": str(precision.memory_format),
+            "threads": torch.get_num_threads(),
+            "processes": self.world.size,
+            "versions": {
+                "img2img": __version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "safetensors": safetensors.__version__,
+            },
+        }
+
+    def _take_up(self) -> None:
+        """Load the newest complete state, or say that there is none."""
+        state, notes = latest_state(self.out / "state")
+        say = _log.warning if self.world.is_first else _log.debug
+        for note in notes:
+            say(note)
+        if state is None:
+            say(f"{self.out}: no saved state to resume, starting from zero")
+            return
+        facts = self._facts()
+        if state.manifest["data_fingerprint"] != facts["data_fingerprint"]:
+            raise UsageFault(
+                "data",
+                f"the pictures changed since {state.path.name} was saved "
+                f"({state.manifest['data_fingerprint'][:12]} then, {facts['data_fingerprint'][:12]} now)",
+                "Put them back, or start a new run with --init MODEL",
+            )
+        for key in ("device", "precision", "memory_format", "threads", "processes", "versions"):
+            if state.manifest[key] != facts[key]:
+                say(f"resume will not be bit-exact: {key} {state.manifest[key]} then, {facts[key]} now")
+        self.engine.load_state_dict(state.tree)
+        self.last_state = str(state.path)
+        if self.folder is not None:
+            self.seconds = self.folder.rewind_log(self.engine.images_seen)
+        say(f"resumed {state.path.name} at {self.engine.images_seen} images")
+
+    def _diverged(self) -> Diverged:
+        engine = self.engine
+        return Diverged(
+            self.out,
+            f"training diverged at step {engine.step}: gradients not finite, first in {engine.first_bad_weight}",
+            f"Last good state: {self.last_state}. Try a smaller --set optim.lr, or --set train.precision=float32",
+        )
+
+    def _estimate(self, images_per_second: float, total: int) -> None:
+        if self.world.is_first:
+            hours = (total - self.engine.images_seen) / images_per_second / 3600
+            memory = peak_memory(self.prepared.precision.device) / 1e9
+            _log.info(f"{images_per_second:.1f} images/s: {_duration(hours)} to go; peak memory {memory:.1f} GB")
+
+
+def _plan(prepared: _Prepared) -> TrainResult:
+    """Time a few steps on the first images, in memory only, and scale up."""
+    engine = prepared.engine
+    durations = []
+    for _ in range(3):
+        began = time.perf_counter()
+        engine.train_step(_step_batches(prepared, engine.step))
+        if prepared.precision.device.type == "cuda":
+            torch.cuda.synchronize()
+        durations.append(time.perf_counter() - began)
+    speed = prepared.config.train.batch / sorted(durations[1:])[0]
+    total = round(prepared.config.train.kimg * 1000)
+    return TrainResult(
+        status="planned",
+        run_dir=None,
+        model_path=None,
+        images_seen=0,
+        images_per_second=speed,
+        seconds=total / speed,
+        peak_memory=peak_memory(prepared.precision.device),
+    )
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most the GPU's allocator held, or the largest resident size of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest * (1 if sys.platform == "darwin" else 1024)

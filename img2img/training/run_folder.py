@@ -1,0 +1,114 @@
+"""The folder of one run: configuration, log, samples, states and model, and the lock that keeps it to one trainer."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+from img2img import config as configuration
+from img2img.atomic import write_bytes, write_text
+from img2img.config import Config
+from img2img.data.encode import save_image
+from img2img.errors import Fault, Faults, UsageFault
+
+_LOCK = ".lock"
+
+
+class RunFolder:
+    """`runs/NAME`: made or taken up again, locked while entered.
+
+    Raises:
+        UsageFault: it exists and resuming was not asked for, cannot be written, is in use, or was configured otherwise.
+    """
+
+    def __init__(self, path: Path, config: Config, *, resume: bool) -> None:
+        self.path = path
+        self.states = path / "state"
+        self.model = path / "model.safetensors"
+        self._log_path = path / "log.jsonl"
+        self._lock: IO[str] | None = None
+        if (path / "config.toml").exists():
+            if not resume:
+                raise UsageFault(path, "this run exists already", "Continue it with --resume, or choose another --out")
+            self._refuse_changes(config)
+        elif path.is_dir() and any(entry.name != _LOCK for entry in path.iterdir()):
+            raise UsageFault(path, "the folder is not empty and holds no run", "Choose another --out")
+        self.resumes = (path / "config.toml").exists()
+
+    def __enter__(self) -> RunFolder:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / _LOCK, "a+")
+        except OSError as error:
+            raise UsageFault(self.path, f"cannot be written ({error.strerror})", "Choose another --out") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.seek(0)
+            holder = self._lock.read().strip()
+            self._lock.close()
+            raise UsageFault(self.path, f"the run is in use by process {holder}", "Wait for it, or stop it") from error
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._lock is not None, "entered before"
+        # the file stays: removing it would let a waiting process lock a name that is gone
+        self._lock.close()
+
+    def write_config(self, config: Config) -> None:
+        write_text(self.path / "config.toml", configuration.to_toml(config))
+
+    def _refuse_changes(self, config: Config) -> None:
+        path = self.path / "config.toml"
+        changes = configuration.refused_changes(configuration.read_toml(path), config)
+        if changes:
+            raise Faults(
+                [
+                    UsageFault(key, f"the run has {old!r}, now {new!r}", "Leave it as it was, or start a new --out")
+                    for key, old, new in changes
+                ]
+            )
+
+    # --- log and samples ----------------------------------------------------------------------------------------------
+
+    def append_log(self, record: Mapping[str, Any]) -> None:
+        try:
+            with open(self._log_path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record, sort_keys=True) + "\n")
+        except OSError as error:
+            raise Fault(self._log_path, f"cannot be written ({error.strerror})", "Free space on this disk") from error
+
+    def rewind_log(self, images_seen: int) -> float:
+        """Drop what was logged after `images_seen`; returns the seconds of training so far."""
+        if not self._log_path.exists():
+            return 0.0
+        kept, seconds = [], 0.0
+        for line in self._log_path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue  # the line a kill cut short
+            if record["images"] <= images_seen:
+                kept.append(line + "\n")
+                seconds = record["seconds"]
+        write_text(self._log_path, "".join(kept))
+        return float(seconds)
+
+    def write_samples(self, images_seen: int, grid: np.ndarray, rows: list[str]) -> None:
+        """`grid` is uint8 (H, W, C); `rows` names its rows of pictures from the top."""
+        folder = self.path / "samples"
+        folder.mkdir(exist_ok=True)
+        save_image(folder / f"{images_seen:09d}.png", grid)
+        write_bytes(folder / "rows.json", json.dumps({"rows": rows}).encode())

@@ -1,0 +1,62 @@
+"""Trains three families for a few steps in float64, in memory, and writes each rank's weights; run by torchrun or alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny import arguments, make_data
+
+from img2img.config import DataPaths, resolve
+from img2img.training import loop
+from img2img.training.distributed import World
+from img2img.training.precision import choose_precision
+
+# nothing here mixes the samples of a batch
+SETTINGS = {
+    "unconditional": {
+        "generator.norm": "layer",
+        "loss.penalties": ["r1", "gradient_penalty"],
+        "loss.penalties.r1.every": 2,
+    },
+    "pix2pix": {"generator.dropout": 0.5},
+    "cyclegan": {"train.image_pool": 6, "train.accumulate": 2},
+}
+
+
+def main(out: Path) -> None:
+    torch.set_num_threads(1)
+    device = torch.device("cpu")
+    world = World()
+    world.join(device)
+    data = {
+        option: {key: Path(value) if key != "pairs" else (Path(value),) for key, value in folders.items()}
+        for option, folders in make_data(out / f"data-{world.rank}-of-{world.size}").items()
+    }
+    for family, own in SETTINGS.items():
+        call = arguments(family, data, **{"train.batch": 8, "train.precision": "float64", **own})
+        config = resolve(call.pop("recipe"), None, call.pop("set"))
+        call.pop("device")
+        prepared = loop._prepare(config, DataPaths(**call), choose_precision("float64", device), world, None)
+        for _ in range(5):
+            prepared.engine.train_step(loop._step_batches(prepared, prepared.engine.step))
+        weights = {
+            **{f"now.{key}": value for key, value in prepared.engine.translator.state_dict().items()},
+            **{
+                f"ema.{name}.{key}": value
+                for name, state in prepared.engine.ema.state_dict().items()
+                for key, value in state.items()
+            },
+        }
+        safetensors.torch.save_file(weights, out / f"{family}-{world.rank}-of-{world.size}.safetensors")
+    world.leave()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main(Path(sys.argv[1]))

@@ -1,0 +1,78 @@
+"""Tiny data and configurations of all four families, for tests that train in fractions of a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+COMMON: dict[str, Any] = {
+    "data.resolution": 16,
+    "train.kimg": 0.024,
+    "train.batch": 2,
+    "train.state_kimg": 0.006,
+    "train.sample_kimg": 0.012,
+    "train.log_kimg": 0.004,
+    "train.ema_kimg": 0.01,
+    "train.precision": "float32",
+    "train.threads": 1,
+    "data.workers": 1,
+    "augment.flip": True,
+    "augment.enlarge": 1.25,
+}
+NOISE = {"generator.width": 4, "generator.max_width": 8, "generator.latent_dim": 8}
+CRITIC = {"discriminator.width": 4, "discriminator.max_width": 8}
+# name -> (recipe, option of the data, settings)
+FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "unconditional": ("dcgan-small", "images", {**NOISE, **CRITIC}),
+    "conditional": ("cgan-projection-small", "classes", {**NOISE, **CRITIC, "train.critic_steps": 2}),
+    "pix2pix": (
+        "pix2pix-small",
+        "pairs",
+        {"generator.width": 4, "generator.depth": 3, "discriminator.width": 4, "discriminator.layers": 1},
+    ),
+    "cyclegan": (
+        "cyclegan-small",
+        "unpaired",
+        {
+            "generator.width": 4,
+            "generator.blocks": 1,
+            "discriminator.width": 4,
+            "discriminator.layers": 1,
+            "train.image_pool": 5,
+        },
+    ),
+}
+
+
+def make_pictures(folder: Path, count: int, seed: int, size: tuple[int, int] = (24, 20)) -> None:
+    """Smooth random colour pictures of (width, height) as PNG."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(seed)
+    for index in range(count):
+        coarse = random.integers(0, 256, (3, 4, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(folder / f"{index:02d}.png")
+
+
+def make_data(root: Path) -> dict[str, dict[str, Any]]:
+    """Data of every kind under `root`: option of the family -> keyword arguments of img2img.train."""
+    make_pictures(root / "images", 7, 0)
+    make_pictures(root / "classes" / "cat", 5, 1)
+    make_pictures(root / "classes" / "dog", 4, 2)
+    make_pictures(root / "pairs", 5, 3, (48, 20))
+    make_pictures(root / "a", 5, 4)
+    make_pictures(root / "b", 6, 5)
+    return {
+        "images": {"images": str(root / "images")},
+        "classes": {"classes": str(root / "classes")},
+        "pairs": {"pairs": str(root / "pairs")},
+        "unpaired": {"a": str(root / "a"), "b": str(root / "b")},
+    }
+
+
+def arguments(family: str, data: dict[str, dict[str, Any]], **settings: Any) -> dict[str, Any]:
+    """Keyword arguments of img2img.train for one family."""
+    recipe, option, own = FAMILIES[family]
+    return {"recipe": recipe, **data[option], "set": {**COMMON, **own, **settings}, "device": "cpu"}
