@@ -187,16 +187,15 @@ def _check_network(role: str, name: str, arguments: Mapping[str, Any], plan: Net
 
 
 def _fits(network: type[nn.Module], plan: NetworkPlan) -> bool:
-    """The network needs nothing that the data do not decide, and takes all that matters of what they decide."""
+    """The network takes images where it is given some, and takes all that matters of what the data decide."""
     parameters = inspect.signature(network).parameters
     needed = {key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
-    # a fully convolutional network may ignore the resolution, and a network without classes has nothing to ignore
-    offered = {
-        key
-        for key, value in plan.arguments.items()
-        if key != "resolution" and not (key == "num_classes" and value == 0)
-    }
-    return needed <= set(plan.arguments) and offered <= set(parameters)
+    # a fully convolutional network may ignore the resolution, and without classes there is nothing to ignore
+    ignorable = {"resolution"} | {key for key in ("num_classes",) if plan.arguments.get(key) == 0}
+    takes_images = "in_channels" in parameters
+    given_images = "in_channels" in plan.arguments
+    offered = set(plan.arguments)
+    return takes_images == given_images and needed <= offered and offered - ignorable <= set(parameters)
 
 
 __all__ = [
