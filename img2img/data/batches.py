@@ -1,0 +1,259 @@
+"""From numbers of images in the run to batches on the device, decoded ahead in threads.
+
+Number n of the run is, in each lane of the source, item permutation(seed, "order/" + lane, n // count)[n % count]: a
+batch depends on nothing but its numbers and the seed, however many threads, ranks or micro-batches there are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from img2img.data.augment import augment
+from img2img.data.sources import Source
+from img2img.data.threads import Pool, Task, worker_count
+from img2img.data.values import to_float
+from img2img.draws import Draws, permutation
+
+
+@dataclass(eq=False)
+class Batch:
+    """Images of the run, on the device.
+
+    Attributes:
+        images: for each domain (N, C, H, W) float in [-1, 1].
+        labels: (N,) int64 classes, or None.
+        numbers: (N,) int64, the images' numbers in the run.
+        seed: seed of the run.
+    """
+
+    images: dict[str, Tensor]
+    labels: Tensor | None
+    numbers: Tensor
+    seed: int
+
+    def __getitem__(self, domain: str) -> Tensor:
+        return self.images[domain]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def draws(self, stream: str) -> Draws:
+        """Random numbers for these images; see img2img.draws."""
+        return Draws(self.seed, stream, self.numbers)
+
+
+class Augmentation(Protocol):
+    """The part of the configuration that the loader reads."""
+
+    @property
+    def flip(self) -> bool: ...
+
+    @property
+    def zoom(self) -> tuple[float, float]: ...
+
+
+@dataclass(frozen=True)
+class NoAugmentation:
+    """Every image as it is (cropped, where the source is larger than the resolution)."""
+
+    flip: bool = False
+    zoom: tuple[float, float] = (1.0, 1.0)
+
+
+class _Reading:
+    """One batch on its way: uint8 buffers and the tasks that fill them."""
+
+    def __init__(self, buffers: dict[str, tuple[Tensor, ...]], labels: np.ndarray | None) -> None:
+        self.buffers = buffers
+        self.labels = labels
+        self.tasks: list[Task[None]] = []
+
+    def cancel(self) -> None:
+        for task in self.tasks:
+            task.cancelled = True
+
+
+class Loader:
+    """Serves any images of a run by their numbers.
+
+    Args:
+        source: where the pictures come from.
+        seed: seed of the run: order and augmentation follow from it.
+        resolution: (H, W) of the batches; the source's pictures are at least that large.
+        device: where the batches go.
+        dtype: float type of the images.
+        augmentation: flip and zoom, such as the configuration's; None for neither.
+        workers: threads that decode; 0: by the number of cores.
+        prefetch: batches that are read ahead while nobody called `expect`.
+        timeout: seconds after which a file that does not answer is a Fault.
+
+    Attributes:
+        waited: seconds that `batch` has waited for data so far.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        seed: int,
+        resolution: tuple[int, int],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        augmentation: Augmentation | None = None,
+        workers: int = 2,
+        prefetch: int = 2,
+        timeout: float = 120.0,
+    ) -> None:
+        self.source = source
+        self.seed = seed
+        self.resolution = resolution
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.augmentation: Augmentation = NoAugmentation() if augmentation is None else augmentation
+        self.prefetch = prefetch
+        self.timeout = timeout
+        self.waited = 0.0
+        self._workers = worker_count(workers)
+        self._pool = Pool(self._workers)
+        self._pending: OrderedDict[bytes, _Reading] = OrderedDict()
+        self._orders: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
+        self._told = False
+        self._previous: np.ndarray | None = None
+
+    def items(self, lane: str, numbers: np.ndarray) -> np.ndarray:
+        """The items of `lane` that the images `numbers` of the run are, as int64."""
+        count = len(self.source.lanes[lane])
+        epochs, positions = np.divmod(numbers, count)
+        items = np.empty(len(numbers), np.int64)
+        for epoch in np.unique(epochs):
+            of_epoch = epochs == epoch
+            items[of_epoch] = self._order(lane, int(epoch), count)[positions[of_epoch]]
+        return items
+
+    def _order(self, lane: str, epoch: int, count: int) -> np.ndarray:
+        key = (lane, epoch)
+        if key not in self._orders:
+            self._orders[key] = permutation(self.seed, f"order/{lane}", epoch, count)
+            while len(self._orders) > 3 * len(self.source.lanes):
+                self._orders.popitem(last=False)
+        return self._orders[key]
+
+    def expect(self, upcoming: Sequence[np.ndarray]) -> None:
+        """Begin to read the batches that will be asked for next, in this order; what was expected before and is not
+        among them is given up. Without any call the loader guesses that the numbers go on as they did."""
+        self._told = True
+        self._read_ahead(upcoming)
+
+    def batch(self, numbers: np.ndarray) -> Batch:
+        """The images with these numbers (N,) int64.
+
+        Raises:
+            Fault: a file does not answer, or no picture is left to stand in for one that was lost.
+        """
+        numbers = np.ascontiguousarray(numbers, np.int64)
+        reading = self._pending.pop(numbers.tobytes(), None) or self._start(numbers)
+        if not self._told:
+            self._read_ahead(self._guess(numbers))
+        started = time.perf_counter()
+        for task in reading.tasks:
+            task.wait(self.timeout)
+        self.waited += time.perf_counter() - started
+        return self._finish(reading, numbers)
+
+    def close(self) -> None:
+        """End the threads."""
+        for reading in self._pending.values():
+            reading.cancel()
+        self._pending.clear()
+        self._pool.close()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _guess(self, numbers: np.ndarray) -> list[np.ndarray]:
+        stride = len(numbers)
+        if self._previous is not None and len(self._previous) == len(numbers) and numbers[0] > self._previous[0]:
+            stride = int(numbers[0] - self._previous[0])
+        self._previous = numbers
+        return [numbers + stride * ahead for ahead in range(1, self.prefetch + 1)]
+
+    def _read_ahead(self, upcoming: Sequence[np.ndarray]) -> None:
+        wanted = OrderedDict(
+            (array.tobytes(), array) for array in (np.ascontiguousarray(n, np.int64) for n in upcoming)
+        )
+        for key in [key for key in self._pending if key not in wanted]:
+            self._pending.pop(key).cancel()
+        for key, numbers in wanted.items():
+            if key not in self._pending:
+                self._pending[key] = self._start(numbers)
+
+    def _start(self, numbers: np.ndarray) -> _Reading:
+        buffers: dict[str, tuple[Tensor, ...]] = {}
+        labels = None
+        jobs = []
+        for name, lane in self.source.lanes.items():
+            items = self.items(name, numbers)
+            buffers[name] = tuple(
+                torch.empty(
+                    (len(numbers), channels, *lane.size), dtype=torch.uint8, pin_memory=self.device.type == "cuda"
+                )
+                for channels in lane.channels
+            )
+            if lane.labels is not None:
+                labels = lane.labels[items]
+            jobs += [
+                (name, rows, items) for rows in np.array_split(np.arange(len(numbers)), self._workers) if len(rows)
+            ]
+        reading = _Reading(buffers, labels)
+        for name, rows, items in jobs:
+            reading.tasks.append(self._pool.submit(self._filler(name, rows, items, buffers[name]), name))
+        return reading
+
+    def _filler(
+        self, name: str, rows: np.ndarray, items: np.ndarray, buffers: tuple[Tensor, ...]
+    ) -> Callable[[Task[None]], None]:
+        lane = self.source.lanes[name]
+
+        def fill(task: Task[None]) -> None:
+            for row in rows:
+                if task.cancelled:
+                    return
+                item = int(items[row])
+                task.progress(lane.subject(item))
+                for buffer, tensor in zip(buffers, lane.sample(item), strict=True):
+                    buffer[row] = tensor
+
+        return fill
+
+    def _finish(self, reading: _Reading, numbers: np.ndarray) -> Batch:
+        on_device = torch.from_numpy(numbers).to(self.device)
+        images: dict[str, Tensor] = {}
+        interpolates = self.augmentation.zoom != (1.0, 1.0)
+        for name, buffers in reading.buffers.items():
+            draws = Draws(self.seed, f"augment/{name}", on_device)
+            for domain, buffer in zip(self.source.outputs[name], buffers, strict=True):
+                pixels = buffer.to(self.device, non_blocking=True)
+                if interpolates:
+                    pixels = to_float(pixels, self.dtype)
+                pixels = augment(
+                    pixels,
+                    draws,
+                    resolution=self.resolution,
+                    flip=self.augmentation.flip,
+                    zoom=self.augmentation.zoom,
+                )
+                # crop and flip move a quarter of the bytes while the values are still uint8
+                images[domain] = pixels if interpolates else to_float(pixels, self.dtype)
+        labels = None if reading.labels is None else torch.from_numpy(reading.labels).to(self.device)
+        return Batch(images, labels, on_device, self.seed)

@@ -1,0 +1,46 @@
+"""Resizing of uint8 pixels: torch's antialiased bicubic filter, everywhere the same."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """(…, C, H, W) uint8 to (…, C, *size) uint8 on the CPU; the same size comes back unchanged."""
+    if tuple(pixels.shape[-2:]) == tuple(size):
+        return pixels
+    flat = pixels.reshape(-1, *pixels.shape[-3:])
+    if size[1] == 1:
+        # torch's uint8 kernel returns garbage, or fails an assertion, where the result is one pixel wide (pytorch issue
+        # 117333; seen in 2.15)
+        flat = flat.float()
+    resized = functional.interpolate(flat, size=size, mode="bicubic", antialias=True, align_corners=False)
+    if size[1] == 1:
+        resized = resized.round_().clamp_(0, 255).to(torch.uint8)
+    return resized.reshape(*pixels.shape[:-2], *size)
+
+
+def fit_to(pixels: Tensor, size: tuple[int, int], fit: str = "crop") -> Tensor:
+    """(C, H, W) uint8 to (C, *size) uint8.
+
+    Args:
+        fit: "stretch" changes the aspect ratio; "crop" keeps it (to half a pixel) and cuts off what sticks out at both
+            sides alike.
+    """
+    return resize(_centre_of_aspect(pixels, size) if fit == "crop" else pixels, size)
+
+
+def _centre_of_aspect(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """The largest centred part of (…, H, W) with the aspect ratio of `size`."""
+    height, width = pixels.shape[-2:]
+    crop_height = min(height, max(1, round(width * size[0] / size[1])))
+    crop_width = min(width, max(1, round(height * size[1] / size[0])))
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    return pixels[..., top : top + crop_height, left : left + crop_width]
+
+
+def to_tensor(pixels: object) -> Tensor:
+    """(H, W, C) uint8 array to a (C, H, W) uint8 view of the same memory."""
+    return torch.as_tensor(pixels).permute(2, 0, 1)

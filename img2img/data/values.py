@@ -1,0 +1,37 @@
+"""Between the float values of networks, [−1, 1], and the integers of picture files."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_float(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 0…255 to [−1, 1]: x / 127.5 − 1."""
+    return pixels.to(dtype).div_(127.5).sub_(1.0)
+
+
+def to_uint8(values: Tensor) -> np.ndarray:
+    """(C, H, W) float to (H, W, C) uint8: (x + 1) · 127.5, rounded half to even, clamped to 0…255.
+
+    Raises:
+        FloatingPointError: a value is not finite; it would otherwise become black without a word.
+    """
+    return _to_integers(values, 127.5, np.uint8)
+
+
+def to_uint16(values: Tensor) -> np.ndarray:
+    """(C, H, W) float to (H, W, C) uint16: (x + 1) · 32767.5, rounded half to even, clamped to 0…65535.
+
+    Raises:
+        FloatingPointError: a value is not finite.
+    """
+    return _to_integers(values, 32767.5, np.uint16)
+
+
+def _to_integers(values: Tensor, scale: float, kind: type[np.unsignedinteger]) -> np.ndarray:
+    if not torch.isfinite(values).all():
+        raise FloatingPointError("the network gave values that are not finite")
+    scaled = ((values.float() + 1) * scale).round_().clamp_(0, 2 * scale)
+    return scaled.permute(1, 2, 0).cpu().numpy().astype(kind)

@@ -1,0 +1,533 @@
+from __future__ import annotations
+
+import io
+import os
+import socket
+import struct
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import ExifTags, Image, ImageCms, ImageFile
+
+from img2img.data.decode import FORMATS, Picture, accepted_formats, edge_colour, open_image
+from img2img.errors import ImageFault
+
+# Pillow's remarks on damaged metadata; img2img silences them, pytest turns them on again
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options: object) -> io.BytesIO:
+    stream = io.BytesIO()
+    image.save(stream, format=format, **options)
+    return stream
+
+
+def waves(height: int = 48, width: int = 64, seed: int = 0) -> Image.Image:
+    y, x = np.mgrid[0:height, 0:width]
+    planes = [127 + 120 * np.sin((x + seed) / 7 + shift + y / 11) for shift in range(3)]
+    return Image.fromarray(np.stack(planes, axis=2).astype(np.uint8))
+
+
+def png(width: int, height: int, depth: int, colour_type: int, data: bytes) -> bytes:
+    """A PNG by hand, for what Pillow does not write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def picture_of(pixels: np.ndarray, alpha: np.ndarray | None = None) -> Picture:
+    return Picture(pixels, alpha, "PNG", None, ())
+
+
+class TestModes:
+    """PROMISES C6, C7: every mode becomes upright sRGB with known values."""
+
+    def test_plain_modes(self) -> None:
+        for image, channels, value in [
+            (Image.new("1", (3, 2), 1), 1, [255]),
+            (Image.new("L", (3, 2), 77), 1, [77]),
+            (Image.new("RGB", (3, 2), (10, 20, 30)), 3, [10, 20, 30]),
+        ]:
+            picture = open_image(encoded(image))
+            assert picture.pixels.shape == (2, 3, channels)
+            assert picture.pixels.dtype == np.uint8
+            assert picture.pixels[0, 0].tolist() == value
+            assert picture.alpha is None
+
+    def test_opacity(self) -> None:
+        grey = open_image(encoded(Image.new("LA", (3, 2), (77, 128))))
+        assert (grey.pixels == 77).all()
+        assert grey.pixels.shape == (2, 3, 1)
+        assert grey.alpha is not None
+        assert (grey.alpha == 128).all()
+        colour = open_image(encoded(Image.new("RGBA", (3, 2), (10, 20, 30, 0))))
+        assert colour.pixels[0, 0].tolist() == [10, 20, 30]
+        assert colour.alpha is not None
+        assert (colour.alpha == 0).all()
+
+    def test_palette(self) -> None:
+        image = Image.new("P", (2, 1))
+        image.putpalette([*RED, *BLUE])
+        image.putpixel((1, 0), 1)
+        assert open_image(encoded(image)).pixels[0].tolist() == [list(RED), list(BLUE)]
+        picture = open_image(encoded(image, transparency=0))
+        assert picture.alpha is not None
+        assert picture.alpha.tolist() == [[0, 255]]
+
+    def test_transparent_colour(self) -> None:
+        image = Image.new("RGB", (2, 1), RED)
+        image.putpixel((1, 0), BLUE)
+        picture = open_image(encoded(image, transparency=RED))
+        assert picture.alpha is not None
+        assert picture.alpha.tolist() == [[0, 255]]
+
+    def test_cmyk(self) -> None:
+        picture = open_image(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF"))
+        assert picture.pixels[0, 0].tolist() == list(RED)
+        picture = open_image(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))
+        assert np.abs(picture.pixels[0, 0].astype(int) - RED).max() <= 3
+
+    def test_lab(self) -> None:
+        # L* = 50 without colour (128 stands for a* = b* = 0) is the grey 119 of sRGB
+        picture = open_image(encoded(Image.new("LAB", (4, 4), (128, 128, 128)), "TIFF"))
+        assert picture.pixels.shape[2] == 3
+        assert np.abs(picture.pixels[0, 0].astype(int) - 119).max() <= 2
+
+    def test_ycbcr(self) -> None:
+        image = Image.new("RGB", (8, 8), (200, 100, 50)).convert("YCbCr")
+        picture = open_image(encoded(image, "TIFF"))
+        assert np.abs(picture.pixels[0, 0].astype(int) - (200, 100, 50)).max() <= 2
+
+    @pytest.mark.parametrize("format", ["PNG", "TIFF", "PPM"])
+    def test_16_bit_grey_is_scaled_and_not_clipped(self, format: str) -> None:
+        values = np.arange(0, 65536, 257 * 2, dtype=np.uint16)[:128].reshape(8, 16)
+        picture = open_image(encoded(Image.fromarray(values), format))
+        assert picture.pixels.dtype == np.uint16
+        assert (picture.pixels[..., 0] == values).all()
+        assert picture.as_channels(1)[..., 0].ravel().tolist() == list(range(0, 256, 2))
+
+    def test_16_bit_grey_mean(self) -> None:
+        values = np.random.default_rng(0).integers(0, 2 * 63.4 * 257, (64, 64)).astype(np.uint16)
+        assert abs(open_image(encoded(Image.fromarray(values))).as_channels(3).mean() - 63.4) < 1.0
+
+    def test_white_is_zero_and_12_bits(self) -> None:
+        values = np.array([[0, 65535, 1000]], np.uint16)
+        inverted = encoded(Image.fromarray(values), "TIFF", tiffinfo={262: 0})
+        assert open_image(inverted).pixels[0, :, 0].tolist() == [65535, 0, 64535]
+
+    def test_16_bit_colour_is_reduced_with_a_note(self) -> None:
+        rows = b"".join(b"\0" + struct.pack(">6H", 0, 257 * 100, 65535, 257, 514, 771) for _ in range(2))
+        picture = open_image(io.BytesIO(png(2, 2, 16, 2, zlib.compress(rows))))
+        assert picture.pixels[0].tolist() == [[0, 100, 255], [1, 2, 3]]
+        assert picture.notes == ("16-bit colour reduced to 8",)
+
+    def test_float_in_the_unit_interval(self) -> None:
+        picture = open_image(encoded(Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32)), "TIFF"))
+        assert picture.pixels[0, :, 0].tolist() == [0, 32768, 65535]
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 3.0])
+    def test_other_floats_are_refused(self, value: float) -> None:
+        stream = encoded(Image.fromarray(np.array([[0.0, value]], np.float32)), "TIFF")
+        with pytest.raises(ImageFault, match="float pixels outside"):
+            open_image(stream)
+
+    def test_integers_of_unknown_scale_are_refused(self) -> None:
+        stream = encoded(Image.fromarray(np.array([[0, 1 << 20]], np.int32)), "TIFF")
+        with pytest.raises(ImageFault, match="unknown scale"):
+            open_image(stream)
+
+
+class TestColourProfiles:
+    def test_wide_gamut_is_converted(self) -> None:
+        # Display P3 with gamma 2.2; the closed form is P3 -> XYZ -> linear sRGB
+        primaries = np.array(
+            [[0.515102, 0.291965, 0.157153], [0.241182, 0.692236, 0.066582], [-0.001049, 0.041882, 0.784378]]
+        )
+        to_linear_srgb = np.array(
+            [
+                [3.1338561, -1.6168667, -0.4906146],
+                [-0.9787684, 1.9161415, 0.0334540],
+                [0.0719453, -0.2289914, 1.4052427],
+            ]
+        )
+        pixel = np.array([120, 160, 100])
+        linear = to_linear_srgb @ primaries @ (pixel / 255) ** 2.2
+        expected = 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+        image = Image.new("RGB", (4, 4), tuple(pixel.tolist()))
+        picture = open_image(encoded(image, icc_profile=matrix_profile(primaries, 2.2)))
+        assert np.abs(picture.pixels[0, 0] - expected).max() <= 1.5
+        assert np.abs(picture.pixels[0, 0] - pixel).max() > 5
+
+    def test_srgb_profile_changes_nothing(self) -> None:
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        image = waves()
+        assert (open_image(encoded(image, icc_profile=profile)).pixels == np.array(image)).all()
+
+    def test_unusable_profile_is_noted(self) -> None:
+        picture = open_image(encoded(waves(), icc_profile=b"no profile" * 20))
+        assert picture.notes == ("unusable colour profile ignored",)
+        assert (picture.pixels == np.array(waves())).all()
+
+    def test_rgb_profile_on_grey_is_no_failure(self) -> None:
+        profile = matrix_profile(np.diag([0.96, 1.0, 0.82]), 1.8)
+        picture = open_image(encoded(Image.new("L", (4, 4), 90), icc_profile=profile))
+        assert picture.pixels.shape == (4, 4, 1)
+
+
+def matrix_profile(primaries: np.ndarray, gamma: float) -> bytes:
+    """An ICC v2 display profile with these columns of red, green and blue in XYZ (D50) and one gamma."""
+
+    def fixed(value: float) -> bytes:
+        return struct.pack(">i", round(value * 65536))
+
+    def xyz(values: np.ndarray) -> bytes:
+        return b"XYZ \0\0\0\0" + b"".join(fixed(value) for value in values)
+
+    description = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"wide\0" + bytes(78)
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+    tags = {
+        b"desc": description + bytes(-len(description) % 4),
+        b"cprt": b"text\0\0\0\0none\0\0\0\0",
+        b"wtpt": xyz(np.array([0.9642, 1.0, 0.8249])),
+        b"rXYZ": xyz(primaries[:, 0]),
+        b"gXYZ": xyz(primaries[:, 1]),
+        b"bXYZ": xyz(primaries[:, 2]),
+        b"rTRC": curve,
+        b"gTRC": curve,
+        b"bTRC": curve,
+    }
+    position = 128 + 4 + 12 * len(tags)
+    table, data = struct.pack(">I", len(tags)), b""
+    for name, content in tags.items():
+        table += name + struct.pack(">II", position + len(data), len(content))
+        data += content
+    header = bytearray(128)
+    header[0:4] = struct.pack(">I", position + len(data))
+    header[8:12] = b"\x02\x10\0\0"
+    header[12:24] = b"mntrRGB XYZ "
+    header[36:40] = b"acsp"
+    header[68:80] = fixed(0.9642) + fixed(1.0) + fixed(0.8249)
+    return bytes(header) + table + data
+
+
+class TestOrientation:
+    """PROMISES C9."""
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
+    def test_upright(self, orientation: int, format: str) -> None:
+        pixels = np.array(waves(6, 10))
+        # how a camera stores it, so that the orientation brings it back: definitions of Exif 2.3, tag 274
+        stored = {
+            1: pixels,
+            2: pixels[:, ::-1],
+            3: pixels[::-1, ::-1],
+            4: pixels[::-1],
+            5: pixels.transpose(1, 0, 2),
+            6: pixels.transpose(1, 0, 2)[::-1],
+            7: pixels.transpose(1, 0, 2)[::-1, ::-1],
+            8: pixels.transpose(1, 0, 2)[:, ::-1],
+        }[orientation]
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        options = {"lossless": True, "exact": True} if format == "WEBP" else {}
+        image = Image.fromarray(np.ascontiguousarray(stored))
+        picture = open_image(encoded(image, format, exif=exif, **options))
+        assert picture.pixels.shape == pixels.shape
+        assert (picture.pixels == pixels).all()
+
+    def test_what_is_kept(self) -> None:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        exif[ExifTags.Base.Artist] = "somebody"
+        exif[0x8769] = {ExifTags.Base.FNumber: 2.5}
+        exif[0x8825] = {ExifTags.GPS.GPSLatitude: (48.0, 1.0, 2.0)}
+        picture = open_image(encoded(waves(), "JPEG", exif=exif))
+        kept = Image.Exif()
+        assert picture.exif is not None
+        kept.load(picture.exif)
+        assert kept[ExifTags.Base.Artist] == "somebody"
+        assert kept.get_ifd(0x8769)[ExifTags.Base.FNumber] == 2.5
+        assert ExifTags.Base.Orientation not in kept
+        assert not kept.get_ifd(0x8825)
+
+    def test_only_orientation_leaves_nothing(self) -> None:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 3
+        assert open_image(encoded(waves(), "JPEG", exif=exif)).exif is None
+
+    def test_storage_tags_of_a_tiff_are_not_kept(self) -> None:
+        picture = open_image(encoded(waves(), "TIFF", tiffinfo={315: "somebody"}))
+        kept = Image.Exif()
+        assert picture.exif is not None
+        kept.load(picture.exif)
+        assert set(kept) <= {315, 282, 283, 296}
+
+
+class TestDamage:
+    """PROMISES C1, C2, C3: one ImageFault that names the file, and nothing else."""
+
+    @pytest.mark.parametrize("part", [0.5, 0.98])
+    @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "PPM"])
+    def test_cut_short(self, tmp_path: Path, format: str, part: float) -> None:
+        content = encoded(waves(), format).getvalue()
+        path = tmp_path / f"photo{FORMATS[format][0]}"
+        path.write_bytes(content[: int(len(content) * part)])
+        with pytest.raises(ImageFault, match=r"photo\.\w+: .*(cut short|damaged)"):
+            open_image(path)
+
+    @pytest.mark.parametrize("progressive", [False, True])
+    def test_jpeg_without_its_last_two_bytes(self, tmp_path: Path, progressive: bool) -> None:
+        content = encoded(waves(), "JPEG", progressive=progressive).getvalue()
+        assert content.endswith(b"\xff\xd9")
+        path = tmp_path / "photo.jpg"
+        path.write_bytes(content[:-2])
+        with pytest.raises(ImageFault, match=r"cut short .*--allow-truncated .*data\.allow_truncated=true"):
+            open_image(path)
+        assert (open_image(path, allow_truncated=True).pixels == open_image(io.BytesIO(content)).pixels).all()
+
+    def test_header_only(self, tmp_path: Path) -> None:
+        for format, length in [("JPEG", 20), ("PNG", 12), ("PNG", 40), ("TIFF", 8), ("GIF", 10), ("WEBP", 16)]:
+            content = encoded(waves(), format).getvalue()[:length]
+            with pytest.raises(ImageFault, match=r"cut short|damaged|can be read"):
+                open_image(io.BytesIO(content))
+
+    @pytest.mark.parametrize("format", ["JPEG", "PNG"])
+    def test_truncated_is_taken_when_allowed(self, format: str) -> None:
+        content = encoded(waves(240, 320), format).getvalue()
+        picture = open_image(io.BytesIO(content[: len(content) * 2 // 3]), allow_truncated=True)
+        assert picture.pixels.shape == (240, 320, 3)
+        assert (picture.pixels[:8] == open_image(io.BytesIO(content)).pixels[:8]).all()
+        assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+    def test_tolerance_stays_in_its_own_call(self) -> None:
+        content = encoded(waves(400, 600), "JPEG").getvalue()
+        cut = content[: len(content) // 2]
+        outcomes: list[bool] = []
+
+        def tolerant() -> None:
+            for _ in range(20):
+                open_image(io.BytesIO(cut), allow_truncated=True)
+
+        def strict() -> None:
+            for _ in range(20):
+                try:
+                    open_image(io.BytesIO(cut))
+                    outcomes.append(True)
+                except ImageFault:
+                    outcomes.append(False)
+
+        threads = [threading.Thread(target=function) for function in (tolerant, strict, tolerant, strict)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert outcomes == [False] * 40
+
+    def test_wrong_checksum(self) -> None:
+        content = bytearray(encoded(waves()).getvalue())
+        position = content.index(b"IDAT") + 50
+        content[position] ^= 1
+        with pytest.raises(ImageFault, match="wrong checksum in its IDAT chunk"):
+            open_image(io.BytesIO(bytes(content)))
+        with pytest.raises(ImageFault, match="wrong checksum"):
+            open_image(io.BytesIO(bytes(content)), allow_truncated=True)
+
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            (b"", "is empty"),
+            (b"<!DOCTYPE html><html>not found</html>" * 9, "begins like HTML"),
+            (b"\xef\xbb\xbf <svg xmlns='http://www.w3.org/2000/svg'/>", "begins like HTML, SVG"),
+            (b"%PDF-1.7 ...", "it is a PDF"),
+            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is PostScript"),
+            (b"SIMPLE  =                    T", "it is FITS"),
+            (b"8BPS\0\1" + bytes(40), "it is a Photoshop"),
+            (b"\xd7\xcd\xc6\x9a\0\0" + bytes(40), "it is a Windows metafile"),
+            (bytes(100), "begins with zeros"),
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40), "pillow-heif"),
+        ],
+    )
+    def test_no_picture(self, tmp_path: Path, content: bytes, words: str) -> None:
+        """PROMISES C2, C14, C15."""
+        path = tmp_path / "photo.jpg"
+        path.write_bytes(content)
+        with pytest.raises(ImageFault, match=words) as caught:
+            open_image(path)
+        assert caught.value.subject == str(path)
+
+    def test_no_ordinary_file(self, tmp_path: Path) -> None:
+        folder, pipe, link = tmp_path / "a.jpg", tmp_path / "b.jpg", tmp_path / "c.jpg"
+        folder.mkdir()
+        os.mkfifo(pipe)
+        link.symlink_to(tmp_path / "nowhere")
+        address = tmp_path / "d.jpg"
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(os.path.relpath(address))
+            for path, words in [
+                (folder, "is a folder"),
+                (pipe, "is a pipe"),
+                (address, "is a pipe, socket or device"),
+                (Path("/dev/null"), "is a pipe, socket or device"),
+                (link, "is a link to nothing"),
+                (tmp_path / "e.jpg", "not there any more"),
+                (tmp_path / ("x" * 300), "cannot be opened"),
+            ]:
+                began = time.monotonic()
+                with pytest.raises(ImageFault, match=words):
+                    open_image(path)
+                assert time.monotonic() - began < 1
+
+    @pytest.mark.parametrize("format", [name for name in FORMATS if name != "HEIF"])
+    def test_mutations_never_escape(self, format: str) -> None:
+        random = np.random.default_rng(0)
+        content = encoded(waves(20, 24), format).getvalue()
+        for _ in range(100):
+            damaged = bytearray(content)
+            for _ in range(random.integers(1, 6)):
+                damaged[random.integers(len(damaged))] = random.integers(256)
+            if random.random() < 0.3:
+                damaged = damaged[: random.integers(len(damaged))]
+            try:
+                picture = open_image(io.BytesIO(bytes(damaged)), max_pixels=1_000_000, allow_truncated=bool(_ % 2))
+            except ImageFault:
+                continue
+            assert picture.pixels.shape[2] in (1, 3)
+
+
+class TestSize:
+    """PROMISES C5: refused by the header, at once."""
+
+    @pytest.mark.parametrize("side", [30_000, 65_000])
+    def test_png_bomb(self, side: int) -> None:
+        content = png(side, side, 8, 2, bytes(1000))
+        began = time.monotonic()
+        with pytest.raises(ImageFault, match=r"megapixels is over the limit of 179.*--max-pixels.*data\.max_pixels"):
+            open_image(io.BytesIO(content))
+        assert time.monotonic() - began < 0.05
+
+    def test_jpeg_bomb(self) -> None:
+        content = bytearray(encoded(waves(), "JPEG").getvalue())
+        frame = content.index(b"\xff\xc0")
+        content[frame + 5 : frame + 9] = struct.pack(">HH", 65500, 65500)
+        with pytest.raises(ImageFault, match="4290 megapixels is over the limit of 179"):
+            open_image(io.BytesIO(bytes(content)))
+
+    def test_limit_is_ours_and_not_pillows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+        assert open_image(encoded(waves()), max_pixels=48 * 64).width == 64
+        with pytest.raises(ImageFault, match="over the limit"):
+            open_image(encoded(waves()), max_pixels=48 * 64 - 1)
+
+    def test_frames_are_counted(self) -> None:
+        stream = animation("GIF", 5)
+        assert open_image(stream, frame=3, max_pixels=4 * 48 * 64).width == 64
+        with pytest.raises(ImageFault, match="over the limit"):
+            open_image(stream, frame=4, max_pixels=4 * 48 * 64)
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.integers(1, 70), st.integers(1, 70))
+    def test_any_size(self, height: int, width: int) -> None:
+        """PROMISES C11."""
+        image = waves(height, width)
+        assert (open_image(encoded(image)).pixels == np.array(image)).all()
+
+
+def animation(format: str, count: int) -> io.BytesIO:
+    frames = [waves(seed=9 * index) for index in range(count)]
+    options = {"lossless": True} if format == "WEBP" else {}
+    return encoded(frames[0], format, save_all=True, append_images=frames[1:], **options)
+
+
+class TestFrames:
+    """PROMISES C10."""
+
+    @pytest.mark.parametrize(
+        ("format", "note"),
+        [
+            ("GIF", "first of several frames"),
+            ("WEBP", "first of 4 frames"),
+            ("PNG", "first of 4 frames"),
+            ("TIFF", "first of several frames"),
+        ],
+    )
+    def test_first_frame(self, format: str, note: str) -> None:
+        stream = animation(format, 4)
+        picture = open_image(stream)
+        assert picture.notes == (note,)
+        tolerance = 40 if format == "GIF" else 0
+        assert np.abs(picture.pixels.astype(int) - np.array(waves())).max() <= tolerance
+        third = open_image(stream, frame=2)
+        assert np.abs(third.as_channels(3).astype(int) - np.array(waves(seed=18))).max() <= tolerance
+        with pytest.raises(ImageFault, match="no frame 9"):
+            open_image(stream, frame=9)
+
+    def test_single_frame_has_no_note(self) -> None:
+        for format in ("GIF", "WEBP", "PNG", "TIFF"):
+            assert open_image(encoded(waves(), format)).notes == ()
+
+
+class TestFormats:
+    def test_every_format_is_read(self, tmp_path: Path) -> None:
+        for name in accepted_formats():
+            if name == "HEIF":
+                continue
+            for suffix in FORMATS[name]:
+                path = tmp_path / f"x{suffix}"
+                path.write_bytes(encoded(waves(), name).getvalue())
+                picture = open_image(path)
+                assert picture.format == name
+                assert picture.notes == ()
+
+    def test_wrong_suffix_is_noted(self, tmp_path: Path) -> None:
+        """PROMISES C4."""
+        path = tmp_path / "x.jpg"
+        path.write_bytes(encoded(waves()).getvalue())
+        assert open_image(path).notes == ("PNG named .jpg",)
+
+
+class TestChannels:
+    """PROMISES C8."""
+
+    def test_grey_is_luma(self) -> None:
+        pixels = np.array([[RED, GREEN, BLUE]], np.uint8)
+        assert picture_of(pixels).as_channels(1)[0, :, 0].tolist() == [76, 150, 29]
+
+    def test_grey_to_colour(self) -> None:
+        assert picture_of(np.full((2, 2, 1), 9, np.uint8)).as_channels(3).tolist() == [[[9, 9, 9]] * 2] * 2
+
+    def test_four_channels_keep_the_hidden_colour(self) -> None:
+        alpha = np.array([[0, 255]], np.uint8)
+        pixels = np.array([[RED, BLUE]], np.uint8)
+        assert picture_of(pixels, alpha).as_channels(4)[0].tolist() == [[*RED, 0], [*BLUE, 255]]
+        assert picture_of(pixels).as_channels(4)[0, :, 3].tolist() == [255, 255]
+
+    def test_composition(self) -> None:
+        pixels = np.array([[RED, RED, RED]], np.uint8)
+        picture = picture_of(pixels, np.array([[0, 51, 255]], np.uint8))
+        assert picture.as_channels(3, (0, 0, 255))[0].tolist() == [[0, 0, 255], [51, 0, 204], [255, 0, 0]]
+
+    def test_edge_colour_is_that_of_the_border(self) -> None:
+        pixels = np.full((5, 5, 3), 255, np.uint8)
+        pixels[1:4, 1:4] = (10, 20, 30)
+        pixels[2, 2] = (200, 200, 200)
+        alpha = np.zeros((5, 5), np.uint8)
+        alpha[1:4, 1:4] = 255
+        assert edge_colour(pixels, alpha) == (10, 20, 30)
+        assert picture_of(pixels, alpha).as_channels(3)[0, 0].tolist() == [10, 20, 30]
+
+    def test_edge_colour_without_a_border(self) -> None:
+        pixels = np.full((2, 2, 3), 40, np.uint8)
+        assert edge_colour(pixels, np.full((2, 2), 200, np.uint8)) == (40, 40, 40)
+        assert edge_colour(pixels, np.zeros((2, 2), np.uint8)) == (255, 255, 255)

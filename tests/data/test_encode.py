@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import ExifTags, Image, ImageCms
+
+from img2img.data.decode import open_image
+from img2img.data.encode import WRITABLE, format_of, save_image
+from img2img.errors import Fault, UsageFault
+
+RANDOM = np.random.default_rng(0)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return RANDOM.integers(0, 256, shape).astype(np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".ppm"])
+def test_lossless_round_trip(tmp_path: Path, channels: int, suffix: str) -> None:
+    pixels = noise(9, 7, channels)
+    save_image(tmp_path / f"x{suffix}", pixels)
+    picture = open_image(tmp_path / f"x{suffix}")
+    assert picture.pixels.shape == pixels.shape
+    assert (picture.pixels == pixels).all()
+    assert os.listdir(tmp_path) == [f"x{suffix}"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70))
+def test_round_trip_at_any_size(tmp_path_factory: pytest.TempPathFactory, height: int, width: int) -> None:
+    path = tmp_path_factory.mktemp("size") / "x.png"
+    pixels = noise(height, width, 3)
+    save_image(path, pixels)
+    assert (open_image(path).pixels == pixels).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".ppm"])
+def test_16_bit_grey_round_trip(tmp_path: Path, suffix: str) -> None:
+    pixels = RANDOM.integers(0, 65536, (5, 6, 1)).astype(np.uint16)
+    save_image(tmp_path / f"x{suffix}", pixels)
+    picture = open_image(tmp_path / f"x{suffix}")
+    assert picture.pixels.dtype == np.uint16
+    assert (picture.pixels == pixels).all()
+
+
+def test_16_bit_grey_is_reduced_where_the_format_cannot_hold_it(tmp_path: Path) -> None:
+    save_image(tmp_path / "x.bmp", np.full((4, 4, 1), 257 * 77, np.uint16))
+    assert (open_image(tmp_path / "x.bmp").pixels == 77).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_opacity_round_trip(tmp_path: Path, channels: int, suffix: str) -> None:
+    pixels, alpha = noise(5, 6, channels), noise(5, 6)
+    save_image(tmp_path / f"x{suffix}", pixels, alpha=alpha)
+    picture = open_image(tmp_path / f"x{suffix}")
+    assert (picture.pixels == pixels).all()
+    assert picture.alpha is not None
+    assert (picture.alpha == alpha).all()
+
+
+def test_four_channels_are_colour_and_opacity(tmp_path: Path) -> None:
+    pixels = noise(5, 6, 4)
+    save_image(tmp_path / "x.png", pixels)
+    assert (open_image(tmp_path / "x.png").as_channels(4) == pixels).all()
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".avif", ".gif"])
+def test_other_formats_keep_opacity(tmp_path: Path, suffix: str) -> None:
+    alpha = np.zeros((16, 16), np.uint8)
+    alpha[:8] = 255
+    for channels in (1, 3):
+        save_image(tmp_path / f"x{suffix}", np.full((16, 16, channels), 90, np.uint8), alpha=alpha)
+        picture = open_image(tmp_path / f"x{suffix}")
+        assert picture.alpha is not None
+        assert np.abs(picture.alpha.astype(int) - alpha).max() <= 8
+
+
+@pytest.mark.parametrize(("background", "colour"), [("white", (255, 255, 255)), ("#204060", (32, 64, 96))])
+def test_jpeg_lies_on_the_background(tmp_path: Path, background: str, colour: tuple[int, int, int]) -> None:
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    save_image(tmp_path / "x.jpg", pixels, alpha=np.zeros((16, 16), np.uint8), background=background)
+    picture = open_image(tmp_path / "x.jpg")
+    assert picture.alpha is None
+    assert np.abs(picture.pixels.astype(int) - colour).max() <= 3
+
+
+def test_everything_is_tagged_as_srgb(tmp_path: Path) -> None:
+    for suffix in (".jpg", ".webp", ".tif", ".avif"):
+        save_image(tmp_path / f"x{suffix}", noise(8, 8, 3))
+        with Image.open(tmp_path / f"x{suffix}") as image:
+            assert "sRGB" in ImageCms.getProfileDescription(image_profile(image))
+    for channels in (1, 3, 4):
+        save_image(tmp_path / "x.png", noise(8, 8, channels))
+        assert b"sRGB\0" in (tmp_path / "x.png").read_bytes()
+
+
+def image_profile(image: Image.Image) -> ImageCms.ImageCmsProfile:
+    import io
+
+    return ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+
+
+def test_equal_pictures_are_equal_files(tmp_path: Path) -> None:
+    pixels = noise(8, 8, 3)
+    save_image(tmp_path / "a.jpg", pixels)
+    from img2img.data import encode
+
+    encode._srgb_profile.cache_clear()
+    time.sleep(1.1)  # a profile made a second later must not differ
+    save_image(tmp_path / "b.jpg", pixels)
+    assert (tmp_path / "a.jpg").read_bytes() == (tmp_path / "b.jpg").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_exif_is_kept(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "somebody"
+    save_image(tmp_path / f"x{suffix}", noise(8, 8, 3), exif=exif.tobytes())
+    kept = Image.Exif()
+    stored = open_image(tmp_path / f"x{suffix}").exif
+    assert stored is not None
+    kept.load(stored)
+    assert kept[ExifTags.Base.Artist] == "somebody"
+
+
+def test_quality(tmp_path: Path) -> None:
+    pixels = noise(32, 32, 3)
+    save_image(tmp_path / "low.jpg", pixels, quality=20)
+    save_image(tmp_path / "high.jpg", pixels)
+    assert (tmp_path / "low.jpg").stat().st_size < (tmp_path / "high.jpg").stat().st_size
+
+
+def test_format_may_differ_from_the_suffix(tmp_path: Path) -> None:
+    save_image(tmp_path / "x.jpg", noise(8, 8, 3), format="PNG")
+    assert open_image(tmp_path / "x.jpg").format == "PNG"
+
+
+def test_unknown_formats_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageFault, match=r"no picture format is known by the suffix '\.xyz'.*\.png"):
+        format_of("x.xyz")
+    with pytest.raises(UsageFault, match="not written as EPS"):
+        save_image(tmp_path / "x.png", noise(8, 8, 3), format="EPS")
+    assert set(WRITABLE) == {"PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "PPM"}
+
+
+def test_mode_follows_the_umask(tmp_path: Path) -> None:
+    """PROMISES E12."""
+    before = os.umask(0o027)
+    try:
+        save_image(tmp_path / "x.png", noise(4, 4, 3))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x.png").stat().st_mode) == 0o640
+
+
+def test_names_of_255_bytes(tmp_path: Path) -> None:
+    path = tmp_path / ("ü" * 125 + "x.png")
+    assert len(os.fsencode(path.name)) == 255
+    save_image(path, noise(4, 4, 3))
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    """PROMISES D5: a limit on file size stands in for a full disk."""
+    path = tmp_path / "x.png"
+    save_image(path, noise(4, 4, 3))
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(Fault, match=r"x\.png: cannot be written: no space .*Free some space") as caught:
+            save_image(path, noise(200, 200, 3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.errno == errno.EFBIG
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["x.png"]
+
+
+def test_unwritable_places(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for path in (tmp_path / "nowhere" / "x.png", tmp_path / "file" / "x.png"):
+        with pytest.raises(Fault, match="cannot be written") as caught:
+            save_image(path, noise(4, 4, 3))
+        assert caught.value.exit_code == 1

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from img2img.data.files import is_junk, list_images, no_images
+from img2img.errors import UsageFault
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def names(root: Path, **options: object) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in list_images(root, **options)]  # type: ignore[arg-type]
+
+
+def test_nested_sorted_and_by_suffix(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a/z.jpg", "a.jpeg", "notes.txt", "a/b/c.tiff", "README", "x.svg", "y.pdf", "i.heic"):
+        touch(tmp_path / name)
+    assert names(tmp_path) == ["a.jpeg", "a/b/c.tiff", "a/z.jpg", "b.PNG", "i.heic"]
+
+
+def test_junk_is_left_out(tmp_path: Path) -> None:
+    """PROMISES D7."""
+    for name in (
+        ".hidden.jpg",
+        ".ipynb_checkpoints/x.png",
+        "__MACOSX/x.jpg",
+        "Thumbs.db",
+        "@eaDir/x.jpg",
+        "$RECYCLE.BIN/x.png",
+        "._a.jpg",
+        "good.jpg",
+    ):
+        touch(tmp_path / name)
+    assert names(tmp_path) == ["good.jpg"]
+    assert is_junk("THUMBS.DB")
+
+
+def test_links(tmp_path: Path) -> None:
+    """PROMISES D1."""
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    touch(inside / "a.jpg")
+    touch(outside / "b.jpg")
+    (inside / "loop").symlink_to(inside)
+    (inside / "folder").symlink_to(outside)
+    (inside / "file.jpg").symlink_to(outside / "b.jpg")
+    (inside / "broken.jpg").symlink_to(inside / "nowhere")
+    assert names(inside) == ["a.jpg", "broken.jpg", "file.jpg"]
+    assert names(inside, follow_links=True) == ["a.jpg", "broken.jpg", "file.jpg", "folder/b.jpg"]
+
+
+def test_links_that_cross_are_walked_once(tmp_path: Path) -> None:
+    for one, other in (("a", "b"), ("b", "a")):
+        touch(tmp_path / one / f"{one}.jpg")
+        (tmp_path / one / "other").symlink_to(tmp_path / other)
+    assert len(names(tmp_path, follow_links=True)) == 2
+
+
+def test_pipes_and_folders_named_like_pictures_are_listed_unopened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    touch(tmp_path / "folder.png" / "inside.png")
+    assert names(tmp_path) == ["folder.png", "pipe.jpg"]
+
+
+def test_own_output_is_left_out(tmp_path: Path) -> None:
+    """PROMISES D4."""
+    for name in ("a.jpg", "out/a.jpg", "out/deep/b.jpg", "skip.jpg"):
+        touch(tmp_path / name)
+    assert names(tmp_path, exclude=[tmp_path / "out", tmp_path / "skip.jpg", tmp_path / "absent"]) == ["a.jpg"]
+    (tmp_path / "alias").symlink_to(tmp_path / "out")
+    assert names(tmp_path, exclude=[tmp_path / "alias"]) == ["a.jpg", "skip.jpg"]
+    assert names(tmp_path, exclude=[tmp_path]) == []
+
+
+def test_odd_names(tmp_path: Path) -> None:
+    """PROMISES D3."""
+    odd = [b"-rf.jpg", b"\xff\xfe.jpg", "é\n😀.jpg".encode(), b"a b.jpg", b"x" * 251 + b".jpg"]
+    for name in odd:
+        touch(tmp_path / os.fsdecode(name))
+    assert sorted(os.fsencode(path.name) for path in list_images(tmp_path)) == sorted(odd)
+
+
+def test_one_file(tmp_path: Path) -> None:
+    path = touch(tmp_path / "a.jpg")
+    assert list_images(path) == [path]
+
+
+def test_missing_and_empty(tmp_path: Path) -> None:
+    with pytest.raises(UsageFault, match="nowhere: no such folder"):
+        list_images(tmp_path / "nowhere")
+    assert list_images(tmp_path) == []
+    touch(tmp_path / "elsewhere" / "x.jpg")
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    assert "no images in it (looked for .apng, .avif" in str(no_images(folder))
+    assert "1 of its entries are links to folders" in str(no_images(folder))
+
+
+def test_twenty_thousand_files_in_a_second(tmp_path: Path) -> None:
+    """PROMISES D11, a fifth of it."""
+    for folder in range(20):
+        (tmp_path / str(folder)).mkdir()
+        for index in range(1000):
+            os.close(os.open(tmp_path / str(folder) / f"{index}.jpg", os.O_CREAT))
+    began = time.monotonic()
+    assert len(list_images(tmp_path)) == 20_000
+    assert time.monotonic() - began < 1.0
