@@ -1,0 +1,109 @@
+"""Options that several commands share, and how they print results."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
+
+
+class Device(click.ParamType[str]):
+    """auto, cpu, cuda, cuda:N or mps; whether it is here is found out when it is used."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", str(value)):
+            self.fail(f"{value!r} is no device. Use auto, cpu, cuda, cuda:N or mps", param, ctx)
+        return str(value)
+
+
+def device_option(command: AnyCommand) -> AnyCommand:
+    """--device"""
+    return click.option(
+        "--device",
+        type=Device(),
+        default="auto",
+        show_default=True,
+        metavar="DEVICE",
+        help="auto, cpu, cuda, cuda:N or mps; auto takes a GPU where there is one.",
+    )(command)
+
+
+def json_option(command: AnyCommand) -> AnyCommand:
+    """--json, as the argument `as_json`"""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, on errors too.")(
+        command
+    )
+
+
+def print_json(result: Mapping[str, Any]) -> None:
+    """The one JSON object of --json on stdout; paths become texts and dataclasses objects."""
+    click.echo(json.dumps(result, default=_plain, allow_nan=False))
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+class FoldersCommand(click.Command):
+    """A command with `folder_options`: lets --pairs take one folder or two, which click's options cannot."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, split_pairs(args))
+
+
+def split_pairs(args: list[str]) -> list[str]:
+    """`--pairs A B` as `--pairs A --pairs B`.
+
+    The word after the first folder is the second one unless it is an option, or the name of a recipe and of no folder:
+    `--pairs DIR pix2pix` means what it seems to mean.
+    """
+    words: list[str] = []
+    rest = list(args)
+    while rest:
+        word = rest.pop(0)
+        words.append(word)
+        if word == "--":
+            return words + rest
+        if word != "--pairs" or not rest:
+            continue
+        words.append(rest.pop(0))
+        if rest and not rest[0].startswith("-") and not _is_recipe(rest[0]):
+            words += ["--pairs", rest.pop(0)]
+    return words
+
+
+def _is_recipe(word: str) -> bool:
+    from img2img.config import recipe_names
+
+    return word in recipe_names() and not Path(word).exists()
+
+
+def folder_options(command: AnyCommand) -> AnyCommand:
+    """--images, --classes, --a, --b and --pairs, the fields of DataPaths; for a FoldersCommand"""
+    folder = click.Path(path_type=Path)
+    pairs = "Side-by-side pictures (left a, right b), or two folders paired by file name."
+    options = [
+        click.option("--images", type=folder, metavar="DIR", help="A folder of pictures."),
+        click.option("--classes", type=folder, metavar="DIR", help="A folder of class folders."),
+        click.option("--a", type=folder, metavar="DIR", help="The first of two unpaired folders."),
+        click.option("--b", type=folder, metavar="DIR", help="The second of two unpaired folders."),
+        click.option("--pairs", type=folder, multiple=True, metavar="DIR | A B", help=pairs),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
