@@ -9,6 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ import safetensors
 import torch
 
 from img2img import translators
-from img2img.checkpoint import ModelInfo, NetworkSpec, latest_state, load_networks, save_state, write_model
+from img2img.checkpoint import ModelInfo, NetworkSpec, latest_state, load_networks, read_info, save_state, write_model
 from img2img.config import AugmentConfig, Config, DataPaths
 from img2img.data.augment import load_size
 from img2img.data.batches import Batch, Loader
-from img2img.data.sources import Source, open_source
+from img2img.data.sources import Source, match_classes, open_source
 from img2img.errors import Diverged, Faults, Interrupted, UsageFault
 from img2img.training.distributed import World
 from img2img.training.engine import Engine, EngineSettings
@@ -114,16 +115,19 @@ def train(
                 "Change it",
             )
         if dry_run:
-            return _plan(_prepare(config, data, precision, world, init))
-        folder = RunFolder(out, config, resume=resume) if world.is_first else None
+            planned = _prepare(config, data, precision, world, init)
+            with planned.loader:
+                return _plan(planned)
         world.join(target)
         try:
-            if folder is None:
-                return _Run(_prepare(config, data, precision, world, init), out, None, resume, watch, signals).train()
-            with folder:
+            # only the first process writes; the others find out at the next meeting if it cannot
+            folder = RunFolder(out, config, resume=resume) if world.is_first else None
+            with folder or nullcontext():
                 prepared = _prepare(config, data, precision, world, init)
-                folder.write_config(config)
-                return _Run(prepared, out, folder, resume, watch, signals).train()
+                if folder is not None:
+                    folder.write_config(config)
+                with prepared.loader:
+                    return _Run(prepared, out, folder, resume, watch, signals).train()
         finally:
             world.leave()
 
@@ -143,7 +147,8 @@ class _Prepared:
 def _prepare(config: Config, data: DataPaths, precision: Precision, world: World, init: Path | None) -> _Prepared:
     """Open the data, build networks from the seed, and put both into an engine."""
     kind = translators.TRANSLATORS[config.translator]
-    source = _open_data(config, data, kind)
+    known_classes = read_info(init).classes if init is not None else ()
+    source = _open_data(config, data, kind, known_classes)
     shape = DataShape(config.data.resolution, source.channels, source.classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
@@ -170,11 +175,12 @@ def _prepare(config: Config, data: DataPaths, precision: Precision, world: World
         )
 
     count = _PREVIEW_SAMPLES if source.kind == "images" else _PREVIEW_IMAGES
-    preview = make_loader(None).batch(np.arange(count))
+    with make_loader(None) as loader:
+        preview = loader.batch(np.arange(count))
     return _Prepared(config, source, make_loader(config.augment), engine, specs, preview, world, precision)
 
 
-def _open_data(config: Config, data: DataPaths, kind: type[Translator]) -> Source:
+def _open_data(config: Config, data: DataPaths, kind: type[Translator], known_classes: tuple[str, ...]) -> Source:
     options = config.data
     source = open_source(
         images=data.images,
@@ -194,6 +200,7 @@ def _open_data(config: Config, data: DataPaths, kind: type[Translator]) -> Sourc
         resize_pairs=options.resize_pairs,
         pairs_policy=options.pairs_policy,
         cache_gb=options.cache_gb,
+        class_names=known_classes or None,
     )
     if source.kind != kind.source:
         wanted = {
@@ -390,6 +397,7 @@ class _Run:
         precision = self.prepared.precision
         return {
             "data_fingerprint": self.prepared.source.fingerprint,
+            "classes": list(self.prepared.source.classes),
             "device": precision.device.type,
             "precision": precision.name,
             "memory_format": str(precision.memory_format),
@@ -413,6 +421,7 @@ class _Run:
             say(f"{self.out}: no saved state to resume, starting from zero")
             return
         facts = self._facts()
+        match_classes(state.manifest["classes"], self.prepared.source.classes, "data")
         if state.manifest["data_fingerprint"] != facts["data_fingerprint"]:
             raise UsageFault(
                 "data",
@@ -427,7 +436,8 @@ class _Run:
         self.last_state = str(state.path)
         if self.folder is not None:
             self.seconds = self.folder.rewind_log(self.engine.images_seen)
-        say(f"resumed {state.path.name} at {self.engine.images_seen} images")
+        if self.world.is_first:
+            _log.info(f"resumed {state.path.name} at {self.engine.images_seen} images")
 
     def _diverged(self) -> Diverged:
         engine = self.engine

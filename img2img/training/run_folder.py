@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -13,10 +14,10 @@ from typing import IO, Any
 import numpy as np
 
 from img2img import config as configuration
-from img2img.atomic import write_bytes, write_text
+from img2img.atomic import write_bytes, write_fault, write_text
 from img2img.config import Config
 from img2img.data.encode import save_image
-from img2img.errors import Fault, Faults, UsageFault
+from img2img.errors import Faults, UsageFault
 
 _LOCK = ".lock"
 
@@ -34,6 +35,7 @@ class RunFolder:
         self.model = path / "model.safetensors"
         self._log_path = path / "log.jsonl"
         self._lock: IO[str] | None = None
+        self._made: list[Path] = []
         if (path / "config.toml").exists():
             if not resume:
                 raise UsageFault(path, "this run exists already", "Continue it with --resume, or choose another --out")
@@ -43,6 +45,7 @@ class RunFolder:
         self.resumes = (path / "config.toml").exists()
 
     def __enter__(self) -> RunFolder:
+        self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / _LOCK, "a+")
@@ -55,6 +58,9 @@ class RunFolder:
             holder = self._lock.read().strip()
             self._lock.close()
             raise UsageFault(self.path, f"the run is in use by process {holder}", "Wait for it, or stop it") from error
+        if os.fstat(self._lock.fileno()).st_nlink == 0:  # a refused run took it back after it was opened here
+            self._lock.close()
+            return self.__enter__()
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
@@ -64,7 +70,11 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._lock is not None, "entered before"
-        # the file stays: removing it would let a waiting process lock a name that is gone
+        if not (self.path / "config.toml").exists():  # refused before it began: nothing is left behind
+            (self.path / _LOCK).unlink()
+            for folder in self._made:
+                with contextlib.suppress(OSError):  # not empty: somebody else uses it by now
+                    folder.rmdir()
         self._lock.close()
 
     def write_config(self, config: Config) -> None:
@@ -84,11 +94,12 @@ class RunFolder:
     # --- log and samples ----------------------------------------------------------------------------------------------
 
     def append_log(self, record: Mapping[str, Any]) -> None:
+        line = json.dumps(record, sort_keys=True) + "\n"
         try:
             with open(self._log_path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record, sort_keys=True) + "\n")
+                file.write(line)
         except OSError as error:
-            raise Fault(self._log_path, f"cannot be written ({error.strerror})", "Free space on this disk") from error
+            raise write_fault(self._log_path, error, len(line)) from error
 
     def rewind_log(self, images_seen: int) -> float:
         """Drop what was logged after `images_seen`; returns the seconds of training so far."""
