@@ -46,6 +46,7 @@ class ResnetGenerator(nn.Module):
     """
 
     dropout_at_test = False
+    fixed_scale = False  # fully convolutional: pictures may be translated at their own size
 
     def __init__(
         self,

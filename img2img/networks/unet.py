@@ -58,6 +58,8 @@ class UNetGenerator(nn.Module):
         resolution: (height, width) in pixels; only read where depth is None.
     """
 
+    fixed_scale = True  # its innermost features stand for the whole picture at the trained size
+
     def __init__(
         self,
         *,

@@ -1,0 +1,1 @@
+"""Using a trained model: one picture, a folder of pictures, new samples."""

@@ -1,0 +1,619 @@
+"""Translate a folder of pictures, unattended: same tree, names, sizes and formats out.
+
+Reading, the network and writing overlap: threads decode ahead and encode behind, a bounded number of pictures apart, so
+that memory does not grow with the folder. A picture that cannot be used is named, counted and left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import secrets
+import stat
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from img2img.data.decode import FORMATS, MAX_PIXELS, open_image
+from img2img.data.encode import WRITABLE, format_of, save_image, write_atomically, write_fault
+from img2img.data.files import list_images, no_images
+from img2img.data.threads import Pool, Task
+from img2img.errors import Fault, ImageFault, UsageFault
+from img2img.inference.manifest import Entry, Manifest, content_digest, remove_leftovers
+from img2img.inference.memory import OutOfMemory
+from img2img.inference.model import LARGEST_USUAL_SCALE, Model, Prepared, Scale, far_from_trained, is_far, too_large
+from img2img.inference.names import output_names
+
+SKIPPED_NAME = "skipped.jsonl"
+_log = logging.getLogger(__name__)
+_NUM_REMARKS = 20  # about pictures that were used all the same; the rest is only counted
+# One picture may take this long to read or write before the run stops and names it: a dead disk, not a slow one.
+_PATIENCE = 600.0
+# On a GPU single pictures leave most of it idle; on the CPU batches gain nothing.
+_BATCH = {"cuda": 8}
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A picture that was left out: its path, the reason, and what would mend it."""
+
+    path: str
+    reason: str
+    mend: str
+
+
+@dataclass
+class Summary:
+    """What became of a folder.
+
+    Attributes:
+        translated, existing: pictures translated now, and found done already.
+        skipped: pictures left out.
+        seconds: wall-clock time of the whole run.
+        network_seconds: the part of it in which the network ran.
+    """
+
+    translated: int = 0
+    existing: int = 0
+    skipped: list[Skip] = field(default_factory=list)
+    seconds: float = 0.0
+    network_seconds: float = 0.0
+
+    @property
+    def images_per_second(self) -> float:
+        return self.translated / self.seconds if self.seconds else 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 where something was skipped, or 2 where nothing but bad files was there."""
+        if not self.skipped:
+            return 0
+        return 3 if self.translated or self.existing else 2
+
+    def as_dict(self) -> dict[str, object]:
+        return {**asdict(self), "images_per_second": self.images_per_second}
+
+    def line(self) -> str:
+        parts = [f"translated {self.translated}"]
+        if self.existing:
+            parts.append(f"already there {self.existing}")
+        if self.skipped:
+            parts.append(f"skipped {len(self.skipped)} (see {SKIPPED_NAME})")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the pictures of one run are read, translated and written."""
+
+    direction: str
+    scale: Scale
+    seed: int
+    format: str | None
+    quality: int
+    background: str
+    max_pixels: int
+    allow_truncated: bool
+    in_place: bool
+    skip_existing: bool
+
+
+@dataclass(eq=False)
+class _Item:
+    """One picture of the run.
+
+    `name` is its output's, below the target folder; `digest` its source's sha256; `prepared` is there between reading
+    and writing; `done` says that its output is there already.
+    """
+
+    source: Path
+    name: str
+    target: Path
+    digest: str = ""
+    prepared: Prepared | None = None
+    done: bool = False
+
+
+def translate_folder(
+    model: Model,
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    direction: str | None = None,
+    scale: Scale = "auto",
+    seed: int = 0,
+    batch: int | None = None,
+    workers: int | None = None,
+    skip_existing: bool = False,
+    format: str | None = None,
+    quality: int = 95,
+    background: str = "white",
+    strict: bool = False,
+    in_place: bool = False,
+    follow_links: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    allow_truncated: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Summary:
+    """Translate every picture below the folder `src` (or the one file `src`) into the folder `dst`.
+
+    Args:
+        direction, scale, seed: as in Model.translate.
+        batch: neighbours of equal size that go through the network together; None is 1 on the CPU and 8 on a GPU.
+        workers: threads that read, and as many that write; None is one per processor, at most 8.
+        skip_existing: leave out pictures whose output is there, made from the same content by the same model and
+            options, and intact; everything else is made anew.
+        format: Pillow's name of the format to write; None keeps each picture's.
+        quality: 1…100 of JPEG, WebP and AVIF.
+        background: colour behind transparent pixels where the written format keeps no opacity.
+        strict: raise at the first picture that cannot be used.
+        in_place: allow `dst` to be `src`. A picture that is this model's output already is then left alone.
+        follow_links: enter links to folders.
+        max_pixels, allow_truncated: as in open_image.
+        progress: called with (pictures done, pictures in all).
+
+    Remarks, warnings and skipped pictures are logged as they come.
+
+    Raises:
+        UsageFault: nothing was begun: no pictures, `dst` cannot be used, options that do not fit the model.
+        Fault: the disk refused or `strict`; finished outputs are whole, and `skip_existing` goes on from them.
+    """
+    options = Options(
+        model.direction(direction),
+        scale,
+        seed,
+        _known_format(format),
+        quality,
+        background,
+        max_pixels,
+        allow_truncated,
+        in_place,
+        skip_existing or in_place,
+    )
+    root, target = Path(src), Path(dst)
+    if _same(root, target) and not in_place:
+        raise UsageFault(target, "output and input are the same folder", "Give another folder, or --in-place")
+    sources = list_images(root, follow_links=follow_links, exclude=[] if _same(root, target) else [target])
+    if not sources:
+        raise no_images(root)
+    with _open_manifest(target, options.skip_existing) as manifest:
+        items = _plan(root, sources, target, manifest, options)
+        if not in_place:
+            _refuse_overlap(items, root, target)
+        if manifest.is_alone():
+            remove_leftovers({item.target.parent for item in items})
+        run = _Run(model, manifest, options, target / SKIPPED_NAME, strict=strict, progress=progress)
+        return run.run(
+            items,
+            batch=batch or _BATCH.get(model.device.type, 1),
+            workers=workers or min(8, os.cpu_count() or 1),
+        )
+
+
+def translate_file(
+    model: Model,
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    direction: str | None = None,
+    scale: Scale = "auto",
+    seed: int = 0,
+    format: str | None = None,
+    quality: int = 95,
+    background: str = "white",
+    in_place: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    allow_truncated: bool = False,
+) -> Summary:
+    """Translate one picture into the file `dst`, whose suffix names the format unless `format` does.
+
+    Raises:
+        UsageFault: `dst` is `src` without `in_place`, or its format is unknown.
+        Fault: the picture cannot be used or `dst` cannot be written.
+    """
+    started = time.monotonic()
+    source, target = Path(src), Path(dst)
+    direction = model.direction(direction)
+    known = _known_format(format) or format_of(target)
+    if _same(source, target) and not in_place:
+        raise UsageFault(target, "is the picture itself", "Give another name, or --in-place to replace it")
+    if not source.exists():
+        raise UsageFault(source, "no such file", "Check the path")
+    require_folder(target.parent)
+    picture = open_image(source, max_pixels=max_pixels, allow_truncated=allow_truncated)
+    prepared = model.prepare(picture, direction, scale)
+    for remark in picture.notes:
+        _log.info("note: %s: %s", source, remark)
+    if is_far(prepared, scale):
+        _log.warning("%s", far_from_trained(source, prepared.enlargement))
+    before = time.monotonic()
+    (result,) = model.run_each(prepared.values[None], direction, seed)
+    network_seconds = time.monotonic() - before
+    if isinstance(result, OutOfMemory):
+        raise too_large(source, picture)
+    pixels, alpha = model.finish(result, picture, source)
+    _save(target, source, pixels, alpha, known, picture.exif, quality, background)
+    return Summary(1, seconds=time.monotonic() - started, network_seconds=network_seconds)
+
+
+class _Run:
+    """One pass over a folder: its options, its manifest and its counts."""
+
+    def __init__(
+        self,
+        model: Model,
+        manifest: Manifest,
+        options: Options,
+        skipped_path: Path,
+        *,
+        strict: bool,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.model = model
+        self.manifest = manifest
+        self.options = options
+        self.strict = strict
+        self.progress = progress
+        self.summary = Summary()
+        self._skipped_path = skipped_path
+        self._recipe = _recipe_digest(model, options)
+        self._num_items = 0
+        self._num_far = 0
+        self._num_remarks = 0
+        self._disk_fault: Fault | None = None
+
+    def run(self, items: Sequence[_Item], *, batch: int, workers: int) -> Summary:
+        started = time.monotonic()
+        self._num_items = len(items)
+        readers, writers = Pool(workers), Pool(workers)
+        writing: deque[Task[ImageFault | None]] = deque()
+        try:
+            for chunk in self._read_chunks(items, readers, batch, ahead=workers + batch):
+                for group in _equal_sizes(chunk):
+                    for item, result in zip(group, self._translate(group)):
+                        if item.done:
+                            item.prepared = None
+                        else:
+                            writing.append(writers.submit(partial(self._write, item, result), item.target))
+                    while len(writing) > workers:
+                        self._finish(writing.popleft())
+                    # looked at before it is that output's turn: on a full disk nothing more is to be done
+                    if self._disk_fault is not None:
+                        raise self._disk_fault
+            while writing:
+                self._finish(writing.popleft())
+        finally:
+            readers.close()
+            writers.close()
+        self._close_skipped()
+        self._close_remarks()
+        self.summary.seconds = time.monotonic() - started
+        return self.summary
+
+    def _advance(self) -> None:
+        summary = self.summary
+        if self.progress is not None:
+            self.progress(summary.translated + summary.existing + len(summary.skipped), self._num_items)
+
+    # --- reading ---
+
+    def _read_chunks(self, items: Sequence[_Item], readers: Pool, batch: int, ahead: int) -> Iterator[list[_Item]]:
+        """Decoded pictures in the order of `items`, from `batch` positions at a time.
+
+        Which pictures share a batch depends on the list alone: the last bits of a result may depend on the shape of its
+        batch, and a run that was interrupted must end in the same bytes as one that was not. So a picture that is done
+        is decoded all the same where another one of its chunk is not.
+        """
+        reading: deque[Task[None]] = deque()
+        num_submitted = 0
+        for first in range(0, len(items), batch):
+            while num_submitted < min(len(items), first + batch + ahead):
+                item = items[num_submitted]
+                reading.append(readers.submit(partial(self._read, item), item.source))
+                num_submitted += 1
+            chunk = items[first : first + batch]
+            for item in chunk:
+                try:
+                    reading.popleft().wait(_PATIENCE)
+                except ImageFault as fault:
+                    self._skip(fault)
+                    continue
+                if item.done:
+                    self.summary.existing += 1
+                    self._advance()
+                elif item.prepared is not None:
+                    self._remark(item.source, item.prepared)
+            if any(item.prepared is not None for item in chunk):
+                for item in chunk:
+                    if item.done:
+                        with contextlib.suppress(ImageFault):
+                            self._decode(item)
+            yield [item for item in chunk if item.prepared is not None]
+
+    def _read(self, item: _Item, task: Task[None]) -> None:
+        item.done = self.options.skip_existing and self._is_done(item)
+        if not item.done:
+            self._decode(item)
+
+    def _decode(self, item: _Item) -> None:
+        options = self.options
+        picture = open_image(item.source, max_pixels=options.max_pixels, allow_truncated=options.allow_truncated)
+        item.digest = item.digest or _digest_or_nothing(item.source)
+        item.prepared = self.model.prepare(picture, options.direction, options.scale)
+
+    def _is_done(self, item: _Item) -> bool:
+        """Whether the output is there and intact, made from this source by this model and these options."""
+        entry = self.manifest.entries.get(item.name)
+        if entry is None or entry.recipe != self._recipe:
+            return False
+        item.digest = _digest_or_nothing(item.source)
+        if item.source == item.target:
+            return item.digest == entry.output
+        return item.digest == entry.source and _digest_or_nothing(item.target) == entry.output
+
+    def _remark(self, source: Path, prepared: Prepared) -> None:
+        for remark in prepared.picture.notes:
+            self._num_remarks += 1
+            if self._num_remarks <= _NUM_REMARKS:
+                _log.info("note: %s: %s", source, remark)
+        if is_far(prepared, self.options.scale):
+            self._num_far += 1
+            if self._num_far == 1:
+                _log.warning("%s", far_from_trained(source, prepared.enlargement))
+
+    def _close_remarks(self) -> None:
+        if self._num_remarks > _NUM_REMARKS:
+            _log.info("note: %d more such notes", self._num_remarks - _NUM_REMARKS)
+        if self._num_far > 1:
+            _log.warning("%d pictures are above %g times the trained scale", self._num_far, LARGEST_USUAL_SCALE)
+
+    # --- the network ---
+
+    def _translate(self, group: Sequence[_Item]) -> list[Tensor | ImageFault]:
+        """The network's output, or why there is none, for pictures of one working size."""
+        prepared = [item.prepared for item in group if item.prepared is not None]
+        failure = None
+        started = time.monotonic()
+        try:
+            values = torch.stack([one.values for one in prepared])
+            results = self.model.run_each(values, self.options.direction, self.options.seed)
+        except RuntimeError as error:
+            failure = error
+        self.summary.network_seconds += time.monotonic() - started
+        if failure is not None:
+            self._require_device(failure)
+            if len(group) > 1:
+                return [self._translate([item])[0] for item in group]
+            mend = "Try --device cpu or another --scale"
+            return [ImageFault(group[0].source, f"the network failed on it ({_first_line(failure)})", mend)]
+        return [
+            too_large(item.source, one.picture) if isinstance(result, OutOfMemory) else result
+            for item, one, result in zip(group, prepared, results)
+        ]
+
+    def _require_device(self, error: RuntimeError) -> None:
+        """Stop where the device itself has failed: every further picture would be skipped for nothing."""
+        try:
+            torch.zeros(1, device=self.model.device).cpu()
+        except RuntimeError:
+            device = self.model.device
+            raise Fault(device, f"has failed ({_first_line(error)})", "Go on with --skip-existing") from error
+
+    # --- writing ---
+
+    def _write(self, item: _Item, result: Tensor | ImageFault, task: Task[ImageFault | None]) -> ImageFault | None:
+        """Encode and publish one output; returns the fault of a picture that is to be skipped.
+
+        Raises:
+            Fault: the disk refused, which ends the run.
+        """
+        assert item.prepared is not None, "only decoded pictures are written"
+        picture, item.prepared = item.prepared.picture, None
+        try:
+            if isinstance(result, ImageFault):
+                raise result
+            if self._disk_fault is None:
+                pixels, alpha = self.model.finish(result, picture, item.source)
+                self._publish(item, pixels, alpha, picture.exif)
+        except ImageFault as fault:
+            return fault
+        except Fault as fault:
+            self._disk_fault = Fault(item.target, fault.problem, f"{fault.mend}; --skip-existing goes on from here")
+            raise self._disk_fault from fault
+        return None
+
+    def _publish(self, item: _Item, pixels: np.ndarray, alpha: np.ndarray | None, exif: bytes | None) -> None:
+        options, known = self.options, format_of(item.target)
+        temporary = item.target.parent / f".img2img-{os.getpid()}-{secrets.token_hex(6)}.tmp"
+        try:
+            item.target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_fault(item.target, error) from error
+        _save(temporary, item.source, pixels, alpha, known, exif, options.quality, options.background)
+        try:
+            # the line comes first: in place, an output must never be there without it
+            self.manifest.append(item.name, Entry(item.digest, self._recipe, content_digest(temporary)))
+            os.replace(temporary, item.target)
+        except OSError as error:
+            raise write_fault(item.target, error) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _finish(self, task: Task[ImageFault | None]) -> None:
+        fault = task.wait(_PATIENCE)
+        if fault is None:
+            self.summary.translated += 1
+            self._advance()
+        else:
+            self._skip(fault)
+
+    # --- what is skipped ---
+
+    def _skip(self, fault: ImageFault) -> None:
+        if self.strict:
+            raise fault
+        _log.error("%s", fault)
+        self.summary.skipped.append(Skip(fault.subject, fault.problem, fault.mend))
+        # written as it happens, for a run that is killed
+        lines = self.summary.skipped if len(self.summary.skipped) == 1 else self.summary.skipped[-1:]
+        try:
+            with open(self._skipped_path, "w" if len(self.summary.skipped) == 1 else "a", encoding="utf-8") as file:
+                file.writelines(_json_line(skip) for skip in lines)
+        except OSError as error:
+            raise write_fault(self._skipped_path, error) from error
+        self._advance()
+
+    def _close_skipped(self) -> None:
+        """Bring the list into order, or remove that of an earlier run."""
+        self.summary.skipped.sort(key=lambda skip: skip.path)
+        if self.summary.skipped:
+            write_atomically(self._skipped_path, "".join(map(_json_line, self.summary.skipped)).encode())
+        else:
+            self._skipped_path.unlink(missing_ok=True)
+
+
+# --- before the run --------------------------------------------------------------------------------------------------
+
+
+def _same(first: Path, second: Path) -> bool:
+    try:
+        return first.samefile(second)
+    except OSError:
+        return False
+
+
+def _known_format(format: str | None) -> str | None:
+    """Pillow's name of a format given by that name or by a suffix."""
+    if format is None:
+        return None
+    for known in WRITABLE:
+        if format.upper() == known or f".{format.lower()}" in FORMATS[known]:
+            return known
+    raise UsageFault("--format", f"{format!r} is not written here", f"Use one of {', '.join(WRITABLE).lower()}")
+
+
+def require_folder(folder: Path) -> None:
+    """Make the folder where it is missing.
+
+    Raises:
+        UsageFault: it is a file, or cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise UsageFault(folder, "is a file, not a folder", "Choose another output folder") from error
+    except OSError as error:
+        raise UsageFault(
+            folder, f"cannot be made ({error.strerror})", "Choose a folder that you may write to"
+        ) from error
+
+
+def _open_manifest(folder: Path, read_entries: bool) -> Manifest:
+    """Make the output folder and see that it takes files, before anything is read."""
+    require_folder(folder)
+    try:
+        return Manifest(folder, read_entries)
+    except Fault as fault:
+        raise UsageFault(fault.subject, fault.problem, fault.mend) from fault
+
+
+def _plan(root: Path, sources: Sequence[Path], target: Path, manifest: Manifest, options: Options) -> list[_Item]:
+    """What is made of what, decided before any work."""
+    base = root if root.is_dir() else root.parent
+    names = [str(source.relative_to(base)) for source in sources]
+    in_place = options.in_place and _same(base, target)
+    if in_place and options.format is None:
+        return [_Item(source, name, source) for source, name in zip(sources, names)]
+    if in_place:
+        # what this wrote beside the pictures is no picture to translate
+        kept = [index for index, name in enumerate(names) if not _is_own_output(sources[index], name, manifest)]
+        sources, names = [sources[index] for index in kept], [names[index] for index in kept]
+    outputs = output_names(names, options.format)
+    return [_Item(source, output, target / output) for source, output in zip(sources, outputs)]
+
+
+def _is_own_output(path: Path, name: str, manifest: Manifest) -> bool:
+    entry = manifest.entries.get(name)
+    return entry is not None and _digest_or_nothing(path) == entry.output
+
+
+def _refuse_overlap(items: Sequence[_Item], root: Path, target: Path) -> None:
+    """An output folder around the input must not get an output where a picture is."""
+    folder = Path(os.path.realpath(target))
+    if folder not in (Path(os.path.realpath(root)), *Path(os.path.realpath(root)).parents):
+        return
+    pictures = {os.path.realpath(item.source) for item in items}
+    for item in items:
+        if os.path.realpath(item.target) in pictures:
+            raise UsageFault(item.target, "is one of the pictures to translate", "Give another folder, or --in-place")
+
+
+def _recipe_digest(model: Model, options: Options) -> str:
+    """sha256 of everything but the picture that its output depends on."""
+    decisive = {
+        "model": model.digest,
+        "precision": model.precision,
+        "direction": options.direction,
+        "scale": options.scale,
+        "seed": options.seed,
+        "format": options.format,
+        "quality": options.quality,
+        "background": options.background,
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+# --- small things ----------------------------------------------------------------------------------------------------
+
+
+def _save(
+    target: Path,
+    source: Path,
+    pixels: np.ndarray,
+    alpha: np.ndarray | None,
+    format: str,
+    exif: bytes | None,
+    quality: int,
+    background: str,
+) -> None:
+    """save_image; an encoder's own limit (65,535 pixels a side in JPEG, 16,383 in WebP) is the picture's fault."""
+    try:
+        save_image(target, pixels, alpha=alpha, format=format, exif=exif, quality=quality, background=background)
+    except (OSError, ValueError) as error:
+        raise ImageFault(source, f"its result cannot be written as {format} ({error})", "Use --format png") from error
+
+
+def _equal_sizes(items: Sequence[_Item]) -> list[list[_Item]]:
+    """Groups whose working size and depth are equal, in order of first appearance."""
+    groups: dict[tuple[object, ...], list[_Item]] = {}
+    for item in items:
+        assert item.prepared is not None, "only decoded pictures are grouped"
+        values = item.prepared.values
+        groups.setdefault((values.dtype, *values.shape), []).append(item)
+    return list(groups.values())
+
+
+def _digest_or_nothing(path: Path) -> str:
+    """sha256 of an ordinary file that can be read, else ""."""
+    try:
+        return content_digest(path) if stat.S_ISREG(os.stat(path).st_mode) else ""
+    except OSError:
+        return ""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _json_line(skip: Skip) -> str:
+    return json.dumps(asdict(skip)) + "\n"

@@ -1,0 +1,545 @@
+"""A trained model in use: pictures in and out at their own size, or new pictures from noise.
+
+A picture passes three stages, which a folder's translation runs in different threads:
+prepare (decoded pixels to floats at the network's scale), run (the network), finish (back to pixels at the original
+size). `Model.translate` is the three in a row, so that a folder and a single call give the same pixels.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import io
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from img2img.checkpoint import ModelInfo, load_networks
+from img2img.data.decode import Picture, open_image
+from img2img.data.resize import resize
+from img2img.draws import Draws
+from img2img.errors import Fault, ImageFault, UsageFault
+from img2img.inference.memory import OutOfMemory, activation_bytes, available_bytes, is_out_of_memory
+
+Scale = Literal["auto", "trained", "native"] | float
+Label = str | int
+Translatable = TypeVar("Translatable", bound="Image.Image | np.ndarray | Tensor")
+
+_log = logging.getLogger(__name__)
+# Far from the trained scale a network sees textures it never learned; from here on the user is told.
+LARGEST_USUAL_SCALE = 2.0
+# At the trained scale the short side fits. Aspect ratios above this one are made smaller than that: a strip of
+# 3 x 4000 pixels would else become 256 x 341,333.
+_LARGEST_TRAINED_ASPECT = 8.0
+# Below this many input values (a megapixel of RGB) no network here comes near a machine's memory.
+_VALUES_WORTH_ASKING = 3 << 20
+# Noise is turned into pictures this many at a time, always, so that a picture does not depend on how many are wanted.
+_SAMPLES_AT_ONCE = 16
+
+
+@dataclass(eq=False)
+class Prepared:
+    """A picture on its way to the network.
+
+    Attributes:
+        picture: as decoded; its size, opacity and bit depth come back in `finish`.
+        values: (C, h, w) on the CPU at the working scale: uint8, or float32 in [-1, 1] for 16-bit grey.
+        enlargement: the working scale relative to the trained one; 1 where both are equal.
+    """
+
+    picture: Picture
+    values: Tensor
+    enlargement: float
+
+
+class Model:
+    """A model file, loaded.
+
+    Attributes:
+        info: what the file says of itself.
+        digest: sha256 of the file.
+        device, precision: where and in which arithmetic the networks run.
+    """
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        networks: Mapping[str, nn.Module],
+        *,
+        path: str | os.PathLike[str] = "model",
+        digest: str = "",
+        device: str | torch.device = "cpu",
+        precision: Literal["float32", "bfloat16"] = "float32",
+    ) -> None:
+        self.info = info
+        self.path = path
+        self.digest = digest
+        self.device = torch.device(device)
+        self.precision = precision
+        self._networks = dict(networks)
+        self._fatal_values: float = math.inf
+        self._bytes_needed: dict[tuple[str, tuple[int, ...]], int] = {}
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: str = "auto", precision: str = "auto") -> Model:
+        """Read a model file.
+
+        Args:
+            device: "auto" takes a CUDA GPU, then Apple's, then the CPU.
+            precision: "float32", or "bfloat16", which is faster where the processor has it and changes pixels by a few
+                levels; "auto" is float32, so that every machine makes the same picture up to rounding.
+
+        Raises:
+            Fault: not a model file, damaged, or of a newer version.
+            UsageFault: no such file, device or precision.
+        """
+        if precision not in ("auto", "float32", "bfloat16"):
+            raise UsageFault("--precision", f"{precision!r} is unknown", "Use auto, float32 or bfloat16")
+        chosen = choose_device(device)
+        info, networks = load_networks(Path(path), chosen)
+        _check_usable(path, info, networks)
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        kind: Literal["float32", "bfloat16"] = "bfloat16" if precision == "bfloat16" else "float32"
+        return cls(info, networks, path=path, digest=digest, device=chosen, precision=kind)
+
+    # --- translating ---------------------------------------------------------------------------------------------
+
+    def translate(
+        self,
+        image: Translatable | str | os.PathLike[str],
+        *,
+        direction: str | None = None,
+        scale: Scale = "auto",
+        seed: int = 0,
+    ) -> Translatable | Image.Image:
+        """Translate one picture; the result has its size.
+
+        Args:
+            image: a PIL image or a path gives a PIL image; an array (H, W), (H, W, 1|3|4) of uint8 or uint16 gives an
+                array; a float tensor (C, H, W) or (N, C, H, W) in [-1, 1] gives a float tensor on the same device.
+                Opacity (alpha) is kept unless the model makes its own. Exif orientation is applied.
+            direction: "a2b" or "b2a"; None is the model's first.
+            scale: the scale the network works at, see `working_size`.
+            seed: of the noise of models with dropout at test time; no other model uses it.
+
+        Raises:
+            UsageFault: the model does not translate, or not in this direction.
+            Fault: the picture cannot be used or is too large for the memory there is.
+        """
+        direction = self.direction(direction)
+        if isinstance(image, Tensor):
+            return self._translate_tensor(image, direction, scale, seed)  # type: ignore[return-value]
+        subject: object = "picture"
+        if isinstance(image, np.ndarray):
+            picture = _picture_from_array(image)
+        elif isinstance(image, Image.Image):
+            picture = open_image(_as_file(image))
+        else:
+            picture, subject = open_image(image), image
+        prepared = self.prepare(picture, direction, scale)
+        if is_far(prepared, scale):
+            _log.warning("%s", far_from_trained(subject, prepared.enlargement))
+        (result,) = self.run_each(prepared.values[None], direction, seed)
+        if isinstance(result, OutOfMemory):
+            raise too_large(subject, picture)
+        pixels, alpha = self.finish(result, picture, subject)
+        if isinstance(image, np.ndarray):
+            return _array_like(image, pixels, alpha)  # type: ignore[return-value]
+        return to_pil(pixels, alpha)
+
+    def direction(self, name: str | None = None) -> str:
+        """`name` if the model has this direction; the default for None.
+
+        Raises:
+            UsageFault: the model makes pictures from noise, or has other directions.
+        """
+        self._require_task("translate")
+        known = self.info.directions
+        if name is None:
+            return "a2b" if "a2b" in known else next(iter(known))
+        if name not in known:
+            described = " and ".join(f"{key} ({self._describe(key)})" for key in sorted(known))
+            raise UsageFault("--direction", f"{self.path} has no {name}, only {described}", f"Use {sorted(known)[0]}")
+        return name
+
+    def working_size(self, size: tuple[int, int], direction: str, scale: Scale = "auto") -> tuple[int, int]:
+        """The (height, width) at which the network sees a picture of `size`.
+
+        "native" is the picture's own size. "trained" is the scale of training: the trained resolution just covered
+        (the picture's aspect ratio kept), or exactly that resolution for a model trained with fit "stretch". A number
+        multiplies the picture's size. "auto" is "trained" for networks bound to their size and "native" for others.
+        """
+        if scale == "auto":
+            scale = (
+                "trained"
+                if getattr(self._networks[self.info.directions[direction]], "fixed_scale", False)
+                else "native"
+            )
+        if scale == "native":
+            return size
+        if scale == "trained" and self.info.fit == "stretch":
+            return self.info.resolution
+        factor = self._trained_factor(size) if scale == "trained" else float(scale)
+        return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+    def prepare(self, picture: Picture, direction: str, scale: Scale = "auto") -> Prepared:
+        """Decoded pixels to the network's input, on the CPU."""
+        channels = self.info.channels[direction[0]]
+        size = (picture.height, picture.width)
+        working = self.working_size(size, direction, scale)
+        if picture.pixels.dtype == np.uint16:
+            values = torch.from_numpy(picture.pixels.astype(np.float32)).permute(2, 0, 1) / 32767.5 - 1
+            values = _resize_float(values[None], working)[0].clamp(-1, 1).expand(min(channels, 3), -1, -1)
+            if channels == 4:
+                alpha = torch.from_numpy(picture.as_channels(4)[..., 3:]).permute(2, 0, 1)
+                values = torch.cat((values, _to_float(resize(alpha, working))))
+        else:
+            pixels = torch.from_numpy(np.ascontiguousarray(picture.as_channels(channels)))
+            values = resize(pixels.permute(2, 0, 1), working)
+        # how large things look, relative to training: the geometric mean covers fit "stretch"
+        trained = self.info.resolution if self.info.fit == "stretch" else _scaled(size, self._trained_factor(size))
+        enlargement = math.sqrt(working[0] * working[1] / (trained[0] * trained[1]))
+        return Prepared(picture, values, enlargement)
+
+    def run_each(self, values: Tensor, direction: str, seed: int = 0) -> list[Tensor | OutOfMemory]:
+        """The network on (N, C, h, w), uint8 or float in [-1, 1]; each result is (C', h, w) float32 on the CPU.
+
+        A batch that does not fit into memory is halved, down to single pictures; one that does not fit alone gives
+        OutOfMemory in its place. A picture's result does not depend on the others in the batch.
+        """
+        try:
+            if len(values) > 1 and values.numel() >= self._fatal_values:
+                raise OutOfMemory
+            return list(self._run(values, direction, seed))
+        except OutOfMemory as error:
+            if len(values) == 1:
+                return [error]
+            self._fatal_values = min(self._fatal_values, values.numel())
+        half = len(values) // 2
+        return self.run_each(values[:half], direction, seed) + self.run_each(values[half:], direction, seed)
+
+    def finish(self, values: Tensor, picture: Picture, subject: object) -> tuple[np.ndarray, np.ndarray | None]:
+        """The network's output (C', h, w) to pixels (H, W, C') at the picture's own size, and its opacity.
+
+        Grey of 16 bits stays so where the model makes grey. Opacity is the picture's own unless the model makes it.
+
+        Raises:
+            ImageFault: the network gave a value that is not a number.
+        """
+        if not bool(values.isfinite().all()):
+            raise ImageFault(
+                subject, "the network's result is not a number everywhere", "Use --precision float32 or another --scale"
+            )
+        values = _resize_float(values[None], (picture.height, picture.width))[0]
+        deep = picture.pixels.dtype == np.uint16 and len(values) == 1
+        pixels = to_uint16(values) if deep else to_uint8(values)
+        if len(values) == 4:
+            return pixels[..., :3], pixels[..., 3]
+        return pixels, picture.alpha
+
+    def _translate_tensor(self, images: Tensor, direction: str, scale: Scale, seed: int) -> Tensor:
+        channels = self.info.channels[direction[0]]
+        if images.ndim not in (3, 4) or images.shape[-3] != channels or not images.is_floating_point():
+            raise UsageFault(
+                "image",
+                f"a {images.dtype} tensor of shape {tuple(images.shape)}",
+                f"Give floats in [-1, 1] of shape ({channels}, H, W) or (N, {channels}, H, W)",
+            )
+        size = (images.shape[-2], images.shape[-1])
+        batch = images.reshape(-1, *images.shape[-3:]).float()
+        results = self.run_each(_resize_float(batch, self.working_size(size, direction, scale)), direction, seed)
+        found = [result for result in results if isinstance(result, Tensor)]
+        if len(found) < len(results):
+            raise Fault("image", f"{size[1]} × {size[0]} pixels need more memory than there is", _SCALE_MEND)
+        translated = _resize_float(torch.stack(found), size).clamp(-1, 1).to(images.device)
+        return translated if images.ndim == 4 else translated[0]
+
+    def _run(self, values: Tensor, direction: str, seed: int) -> Tensor:
+        network = self._networks[self.info.directions[direction]]
+        height, width = values.shape[-2:]
+        stride, smallest = int(getattr(network, "stride", 1)), int(getattr(network, "min_size", 1))
+        try:
+            images = values.to(self.device)
+            images, top, left = pad_to(_to_float(images) if images.dtype == torch.uint8 else images, stride, smallest)
+            self._ask_for_memory(network, images, direction)
+            draws = None
+            if getattr(network, "dropout_at_test", False):
+                # number 0 for every picture: its result depends on the picture and the seed alone
+                draws = Draws(seed, "dropout", torch.zeros(len(images), dtype=torch.int64, device=self.device))
+            with torch.inference_mode(), self._autocast():
+                output = network(images, draws)
+            return output[..., top : top + height, left : left + width].float().cpu()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise OutOfMemory
+
+    def _ask_for_memory(self, network: nn.Module, images: Tensor, direction: str) -> None:
+        if images.numel() < _VALUES_WORTH_ASKING or (available := available_bytes(self.device)) is None:
+            return
+        key = (direction, tuple(images.shape))
+        if key not in self._bytes_needed:
+            self._bytes_needed[key] = activation_bytes(network, images)
+        if self._bytes_needed[key] > available:
+            raise OutOfMemory
+
+    def _trained_factor(self, size: tuple[int, int]) -> float:
+        (height, width), (trained_height, trained_width) = size, self.info.resolution
+        covering = max(trained_height / height, trained_width / width)
+        bounded = math.sqrt(_LARGEST_TRAINED_ASPECT * trained_height * trained_width / (height * width))
+        return min(covering, bounded)
+
+    # --- sampling ------------------------------------------------------------------------------------------------
+
+    def sample(self, count: int, *, label: Label | Sequence[Label] | None = None, seed: int = 0) -> list[Image.Image]:
+        """`count` new pictures. Picture i of a seed and label is the same whatever the count.
+
+        Args:
+            label: class name or index, or several, taken in turn; None takes all classes in turn.
+
+        Raises:
+            UsageFault: the model translates instead, or does not know the class.
+        """
+        return [to_pil(*_split_alpha(pixels)) for _, pixels in self.samples(count, label=label, seed=seed)]
+
+    def samples(
+        self, count: int, *, label: Label | Sequence[Label] | None = None, seed: int = 0
+    ) -> Iterator[tuple[int | None, np.ndarray]]:
+        """As `sample`, one after the other: (class index or None, (H, W, C) uint8)."""
+        if count < 1:
+            raise UsageFault("--count", f"{count} pictures", "Ask for at least one")
+        labels = self.class_indices(label)
+        return self._samples(count, labels, seed)
+
+    def class_indices(self, label: Label | Sequence[Label] | None = None) -> list[int]:
+        """The classes that samples take in turn; empty for a model without classes."""
+        self._require_task("sample")
+        if label is None:
+            return list(range(len(self.info.classes)))
+        wanted = [label] if isinstance(label, (str, int)) else list(label)
+        return [self._class_index(item) for item in wanted]
+
+    def _samples(self, count: int, labels: Sequence[int], seed: int) -> Iterator[tuple[int | None, np.ndarray]]:
+        generator = self._networks["generator"]
+        for first in range(0, count, _SAMPLES_AT_ONCE):
+            numbers = torch.arange(first, first + _SAMPLES_AT_ONCE)
+            noise = Draws(seed, "sample/z", numbers.to(self.device)).normal(int(getattr(generator, "latent_dim")))  # noqa: B009
+            classes = torch.tensor(labels)[numbers % len(labels)] if labels else None
+            with torch.inference_mode(), self._autocast():
+                images = generator(noise, None if classes is None else classes.to(self.device)).float().cpu()
+            if not bool(images.isfinite().all()):
+                raise Fault(
+                    self.path, "it made values that are not numbers", "Use --precision float32 or another model"
+                )
+            for number, image in zip(range(first, min(count, first + _SAMPLES_AT_ONCE)), images):
+                yield (None if classes is None else int(classes[number - first])), to_uint8(image)
+
+    def _class_index(self, label: Label) -> int:
+        classes = self.info.classes
+        if not classes:
+            raise UsageFault("--class", f"{self.path} knows no classes", "Leave --class out")
+        if isinstance(label, str):
+            if label in classes:
+                return classes.index(label)
+            if not label.isdecimal():
+                close = difflib.get_close_matches(label, classes, n=1)
+                mend = f"Did you mean {close[0]}?" if close else f"Its classes: {', '.join(classes)}"
+                raise UsageFault("--class", f"{self.path} has no class {label}", mend)
+        index = int(label)
+        if not 0 <= index < len(classes):
+            raise UsageFault(
+                "--class", f"{self.path} has classes 0 to {len(classes) - 1}, not {index}", "Use one of them"
+            )
+        return index
+
+    def _require_task(self, task: Literal["translate", "sample"]) -> None:
+        if self.info.task != task:
+            is_for = {"translate": "translates pictures", "sample": "makes new pictures"}[self.info.task]
+            raise UsageFault(self.path, f"this model {is_for}", f"Use img2img {self.info.task}")
+
+    def _describe(self, direction: str) -> str:
+        names = [self.info.domains.get(domain, domain) for domain in (direction[0], direction[-1])]
+        return " → ".join(names)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+_SCALE_MEND = "Use --scale trained, or a factor such as --scale 0.5"
+
+
+def too_large(subject: object, picture: Picture) -> ImageFault:
+    """The fault of a picture whose translation does not fit into memory, alone in its batch."""
+    return ImageFault(subject, f"{picture.width} × {picture.height} pixels need more memory than there is", _SCALE_MEND)
+
+
+def is_far(prepared: Prepared, scale: Scale) -> bool:
+    """Whether a picture at its own size, which nobody asked to enlarge, is far above the trained scale."""
+    return scale in ("auto", "native") and prepared.enlargement > LARGEST_USUAL_SCALE
+
+
+def far_from_trained(subject: object, enlargement: float) -> str:
+    """What a user is told about a picture much larger than those the model learned from."""
+    return (
+        f"{subject} is {enlargement:.1f} times the scale the model was trained at; "
+        "compare with --scale trained, which may look better"
+    )
+
+
+def _check_usable(path: str | os.PathLike[str], info: ModelInfo, networks: Mapping[str, nn.Module]) -> None:
+    """Refuse a description that a foreign program made up: what follows relies on it."""
+    if info.task == "translate":
+        sound = bool(info.directions) and all(
+            name in ("a2b", "b2a")
+            and getattr(networks[network], "in_channels", None) == info.channels.get(name[0])
+            and getattr(networks[network], "out_channels", None) == info.channels.get(name[-1])
+            for name, network in info.directions.items()
+        )
+    else:
+        generator = networks.get("generator")
+        num_classes = getattr(generator, "num_classes", None)
+        sound = hasattr(generator, "latent_dim") and num_classes == len(info.classes)
+    if not sound:
+        raise Fault(path, "its description does not fit its networks", "Use the version of img2img that wrote it")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" is a CUDA GPU, then Apple's, then the CPU.
+
+    Raises:
+        UsageFault: there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    mend = "Use auto or cpu; img2img doctor lists the devices"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageFault("--device", f"{name!r} cannot be used here", mend) from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UsageFault("--device", f"{name!r} is none of cpu, cuda, mps", mend)
+    return device
+
+
+def parse_scale(text: str) -> Scale:
+    """`--scale`: auto, trained, native or a factor above zero.
+
+    Raises:
+        UsageFault: anything else.
+    """
+    named: dict[str, Scale] = {"auto": "auto", "trained": "trained", "native": "native"}
+    if text in named:
+        return named[text]
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = math.nan
+    if not 0 < factor < math.inf:
+        raise UsageFault("--scale", f"{text!r} is no scale", "Use auto, trained, native or a factor such as 0.5")
+    return factor
+
+
+def pad_to(images: Tensor, stride: int, smallest: int) -> tuple[Tensor, int, int]:
+    """Pad (N, C, H, W) at both sides to multiples of `stride` of at least `smallest`; also returns top and left.
+
+    By reflection where the picture is larger than the padding, else by repeating its edge.
+    """
+    before = {}
+    for axis in (2, 3):
+        side = images.shape[axis]
+        padding = math.ceil(max(side, smallest) / stride) * stride - side
+        before[axis] = padding // 2
+        if padding:
+            amounts = (padding // 2, padding - padding // 2)
+            mode = "reflect" if amounts[1] < side else "replicate"
+            images = functional.pad(images, (0, 0, *amounts) if axis == 2 else (*amounts, 0, 0), mode=mode)
+    return images, before[2], before[3]
+
+
+def to_uint8(values: Tensor) -> np.ndarray:
+    """(C, H, W) in [-1, 1] to (H, W, C) uint8: (x + 1) · 127.5, clamped, rounded half to even."""
+    scaled = ((values + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+    return np.ascontiguousarray(scaled.permute(1, 2, 0).numpy())
+
+
+def to_uint16(values: Tensor) -> np.ndarray:
+    """(C, H, W) in [-1, 1] to (H, W, C) uint16: (x + 1) · 32767.5, clamped, rounded half to even."""
+    scaled = ((values.double() + 1) * 32767.5).clamp(0, 65535).round()
+    return np.ascontiguousarray(scaled.permute(1, 2, 0).numpy().astype(np.uint16))
+
+
+def to_pil(pixels: np.ndarray, alpha: np.ndarray | None) -> Image.Image:
+    """(H, W, 1|3) pixels and opacity as a PIL image of mode L, I;16, RGB, LA or RGBA; 16 bits with opacity become 8."""
+    if alpha is not None and pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+    if alpha is not None:
+        image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
+    return image
+
+
+def _to_float(pixels: Tensor) -> Tensor:
+    return pixels.float() / 127.5 - 1
+
+
+def _scaled(size: tuple[int, int], factor: float) -> tuple[float, float]:
+    return size[0] * factor, size[1] * factor
+
+
+def _resize_float(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, C, H, W) float to (N, C, *size) by the same filter as the project's uint8 resizing."""
+    if tuple(values.shape[-2:]) == tuple(size):
+        return values
+    return functional.interpolate(values, size=size, mode="bicubic", antialias=True, align_corners=False)
+
+
+def _split_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    return (pixels[..., :3], pixels[..., 3]) if pixels.shape[2] == 4 else (pixels, None)
+
+
+def _as_file(image: Image.Image) -> io.BytesIO:
+    """A PIL image as an uncompressed file in memory, so that every mode and profile takes the one way in."""
+    buffer = io.BytesIO()
+    modes_of_png = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
+    kept = {"icc_profile": image.info.get("icc_profile"), "exif": image.getexif()}
+    if image.mode in modes_of_png:
+        image.save(buffer, "PNG", compress_level=0, **kept)
+    elif image.mode in ("PA", "La", "RGBa"):
+        image.convert("RGBA").save(buffer, "PNG", compress_level=0, **kept)
+    else:
+        image.save(buffer, "TIFF", **kept)
+    return buffer
+
+
+def _picture_from_array(array: np.ndarray) -> Picture:
+    shape = array.shape if array.ndim == 3 else (*array.shape, 1)
+    deep = array.dtype == np.uint16 and shape[2:] == (1,)
+    if len(shape) != 3 or 0 in shape or not (deep or (array.dtype == np.uint8 and shape[2] in (1, 3, 4))):
+        raise UsageFault(
+            "image",
+            f"an array of {array.dtype} and shape {array.shape}",
+            "Give (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, or grey of uint16",
+        )
+    pixels, alpha = _split_alpha(array.reshape(shape))
+    return Picture(pixels, alpha, "array", None, ())
+
+
+def _array_like(array: np.ndarray, pixels: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+    """The result in the form of what came in: with opacity if that had it, without a channel axis if that had none."""
+    if alpha is not None:
+        colour = pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+        return np.concatenate((colour, alpha[..., None]), axis=2)
+    return pixels[..., 0] if array.ndim == 2 and pixels.shape[2] == 1 else pixels

@@ -1,0 +1,135 @@
+"""`img2img translate` as typed: exit codes, last lines, JSON, messages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from img2img.checkpoint import ModelInfo, NetworkSpec, write_model
+from img2img.networks import GENERATORS
+from img2img_cli import main
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny untrained model a → b."""
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    torch.manual_seed(0)
+    arguments = {"in_channels": 3, "out_channels": 3, "width": 4, "blocks": 1}
+    info = ModelInfo(
+        translator="pix2pix",
+        task="translate",
+        networks={"generator": NetworkSpec("resnet", arguments)},
+        directions={"a2b": "generator"},
+        domains={"a": "photos", "b": "maps"},
+        channels={"a": 3, "b": 3},
+        resolution=(32, 32),
+    )
+    write_model(path, {"generator": GENERATORS["resnet"](**arguments)}, info)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos é"
+    (folder / "x").mkdir(parents=True)
+    for seed, name in enumerate(("a.png", "b.jpg", "x/a.png")):
+        pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+def translate(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["translate", *map(str, arguments), "--device", "cpu"])
+
+
+def test_a_folder(model_file: Path, photos: Path, tmp_path: Path) -> None:
+    result = translate(model_file, photos, tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "translated 3"
+    assert "images/s, the network took" in result.stdout
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.*g")) == ["a.png", "a.png", "b.jpg"]
+    again = translate(model_file, photos, tmp_path / "out", "--skip-existing")
+    assert again.stdout.splitlines()[-1] == "translated 0, already there 3"
+
+
+def test_skips_give_3_and_name_the_file(model_file: Path, photos: Path, tmp_path: Path) -> None:
+    (photos / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    result = translate(model_file, photos, tmp_path / "out")
+    assert result.exit_code == 3
+    assert result.stdout.splitlines()[-1] == "translated 3, skipped 1 (see skipped.jsonl)"
+    assert "error: " in result.stderr
+    assert "bad.png" in result.stderr
+    strict = translate(model_file, photos, tmp_path / "strict", "--strict")
+    assert strict.exit_code == 1
+    assert "bad.png" in strict.stderr
+
+
+def test_json_is_one_object(model_file: Path, photos: Path, tmp_path: Path) -> None:
+    (photos / "bad.png").touch()
+    result = translate(model_file, photos, tmp_path / "out", "--json")
+    answer = json.loads(result.stdout)
+    assert (answer["translated"], answer["exit_code"], result.exit_code) == (3, 3, 3)
+    assert answer["skipped"][0]["path"].endswith("bad.png")
+    assert answer["images_per_second"] > 0
+    assert answer["network_seconds"] < answer["seconds"]
+
+
+def test_a_file(model_file: Path, photos: Path, tmp_path: Path) -> None:
+    assert translate(model_file, photos / "a.png", tmp_path / "new.jpg").stdout == "translated 1\n"
+    assert Image.open(tmp_path / "new.jpg").size == (24, 20)
+    assert translate(model_file, photos / "a.png", tmp_path / "folder").exit_code == 0
+    assert (tmp_path / "folder" / "a.png").exists()
+    (photos / "bad.png").touch()
+    bad = translate(model_file, photos / "bad.png", tmp_path / "bad.png")
+    assert (bad.exit_code, (tmp_path / "bad.png").exists()) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["MODEL", "PHOTOS", "PHOTOS"], "--in-place"),
+        (["MODEL", "PHOTOS", "OUT", "--direction", "b2a"], "only a2b (photos → maps)"),
+        (["MODEL", "PHOTOS", "OUT", "--direction", "north"], "Use a2b"),
+        (["MODEL", "PHOTOS", "OUT", "--scale", "big"], "auto, trained, native or a factor"),
+        (["MODEL", "PHOTOS", "OUT", "--format", "pdf"], "Use one of png"),
+        (["MODEL", "PHOTOS", "OUT", "--background", "noir"], "#rrggbb"),
+        (["MODEL", "PHOTOS", "OUT", "--quality", "0"], "--quality"),
+        (["MODEL", "PHOTOS", "MODEL"], "is a file"),
+        (["MODEL", "MISSING", "OUT"], "no such folder"),
+        (["MISSING", "PHOTOS", "OUT"], "there is no such file"),
+        (["MODEL", "MISSING.png", "OUT.png"], "no such file"),
+        (["MODEL", "PHOTOS/a.png", "OUT.png", "--skip-existing"], "is for folders"),
+    ],
+)
+def test_usage_faults(model_file: Path, photos: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
+    paths = {"MODEL": model_file, "PHOTOS": photos, "OUT": tmp_path / "out", "MISSING": tmp_path / "missing"}
+    filled = []
+    for word in arguments:
+        for name, path in paths.items():
+            word = word.replace(name, str(path)) if word.startswith(name) else word
+        filled.append(word)
+    result = translate(*filled)
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_no_model(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"PK\x03\x04" + bytes(100))
+    result = translate(tmp_path / "model.pt", photos, tmp_path / "out")
+    assert result.exit_code == 1
+    assert "Ask for a .safetensors" in result.stderr
+
+
+def test_help_names_every_option() -> None:
+    result = CliRunner().invoke(main, ["translate", "--help"])
+    for option in ("--direction", "--scale", "--skip-existing", "--strict", "--in-place", "--format", "--batch"):
+        assert option in result.stdout
