@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from img2img.errors import Fault
 
-TEMPORARY_PREFIX = ".tmp-"
+# no finished file or folder is called so; what a killed process left behind is found by it
+TEMPORARY_PATTERN = ".img2img-*.tmp"
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name in the target's folder that no finished file ever has."""
-    return path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}"[:240])
+    """A new name in the target's folder, short, since the target's own may already be as long as names can be."""
+    return path.parent / f".img2img-{os.getpid()}-{secrets.token_hex(6)}.tmp"
 
 
 def sync_folder(folder: Path) -> None:
@@ -27,30 +30,38 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_new(path: Path, data: bytes | memoryview) -> None:
-    """Create `path` with `data` and sync it; the mode comes from the umask.
+def write_new(path: Path, data: bytes | memoryview, *, sync: bool = True) -> None:
+    """Create `path` with `data`; the mode comes from the umask. With `sync` the data are on the disk afterwards.
 
     Plain os.write is used because its OSError says what is wrong with the disk.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        view = memoryview(data)
+        view = memoryview(data).cast("B")
         while view:
             view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
+        if sync:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Replace `path` by `data` in one step. A full disk raises a Fault and leaves the old file as it was."""
+def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview, *, sync: bool = True) -> None:
+    """Replace `path` by `data` in one step.
+
+    Args:
+        sync: survive a power failure, not only a kill; for what cannot be made again.
+
+    Raises:
+        Fault: with the OSError as its cause; an older file of that name is as it was, and nothing is left behind.
+    """
+    path = Path(path)
     temporary = temporary_beside(path)
     try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        write_new(temporary, data)
+        write_new(temporary, data, sync=sync)
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        if sync:
+            sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -62,13 +73,24 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_fault(path: Path, error: OSError, needed: int) -> Fault:
-    """What a user is told when `path` could not be written."""
+def write_fault(path: str | os.PathLike[str], error: OSError, needed: int | None = None) -> Fault:
+    """What a user is told when `path` could not be written; `needed` is its size in bytes."""
     if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-        free = shutil.disk_usage(path.parent).free
-        return Fault(
-            path,
-            f"cannot be written: no space (needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB free)",
-            "Free space on this disk, then go on with --resume or --skip-existing",
-        )
-    return Fault(path, f"cannot be written: {error.strerror}", "Choose a folder that you may write to")
+        amounts = "" if needed is None else f" (needs {needed / 1e6:.1f} MB, {_free(Path(path)) / 1e6:.1f} MB free)"
+        return Fault(path, f"cannot be written: no space{amounts}", "Free some space or choose another disk")
+    return Fault(path, f"cannot be written ({error.strerror})", "Choose another place or mend its permissions")
+
+
+def _free(path: Path) -> int:
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    return shutil.disk_usage(existing).free
+
+
+def remove_leftovers(folders: Iterable[Path]) -> None:
+    """Remove what a killed process had not finished in these folders. Only while nobody else writes there."""
+    for folder in folders:
+        for path in folder.glob(TEMPORARY_PATTERN):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

@@ -25,14 +25,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from img2img.atomic import TEMPORARY_PREFIX, sync_folder, temporary_beside, write_bytes, write_fault, write_new
+from img2img.atomic import remove_leftovers, sync_folder, temporary_beside, write_bytes, write_fault, write_new
 from img2img.errors import Fault, UsageFault
-from img2img.networks import DISCRIMINATORS, GENERATORS
+from img2img.networks import GENERATORS
 
 METADATA_KEY = "img2img"
 MODEL_FORMAT = 1
 _LARGEST_HEADER = 16 << 20  # bytes; ten thousand tensors need about one megabyte
-_NETWORKS: dict[str, type[nn.Module]] = {**GENERATORS, **DISCRIMINATORS}
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class ModelInfo:
     Attributes:
         translator: the method that trained it ("cyclegan").
         task: "translate" (images in, images out) or "sample" (noise in, images out).
-        networks: module name in the file -> how to build it.
+        networks: module name in the file -> how to build it; generators only, discriminators end with training.
         directions: "a2b", "b2a" -> module name; empty when the task is "sample".
         domains: "a", "b" or "image" -> what a person calls it.
         channels: domain -> 1 (grey), 3 (RGB) or 4 (RGBA).
@@ -99,7 +98,7 @@ def read_info(path: str | Path) -> ModelInfo:
     """Read and validate a model file's description; its weights are not read.
 
     Raises:
-        Fault: not a model file of ours, damaged, or written by a newer version.
+        UsageFault: not a model file of ours, damaged, or written by a newer version.
     """
     path = Path(path)
     return _parse_info(path, _read_metadata(path))
@@ -113,18 +112,18 @@ def load_networks(
     Memory is taken only for what the file really holds: networks are first built without storage and compared.
 
     Raises:
-        Fault: as read_info; also a checksum that does not match and weights that do not fit the description.
+        UsageFault: as read_info; also a checksum that does not match and weights that do not fit the description.
     """
     path = Path(path)
     metadata = _read_metadata(path)
     info = _parse_info(path, metadata)
     content = path.read_bytes()
     if hashlib.sha256(_tensor_bytes(content)).hexdigest() != metadata.get("sha256"):
-        raise Fault(path, "the weights do not match their checksum, so the file is damaged", "Copy it again")
+        raise UsageFault(path, "the weights do not match their checksum, so the file is damaged", "Copy it again")
     try:
         tensors = safetensors.torch.load(content)
     except SafetensorError as error:
-        raise Fault(path, f"not a readable safetensors file ({error})", "Copy it again") from error
+        raise UsageFault(path, f"not a readable safetensors file ({error})", "Copy it again") from error
     modules = {name: build_network(spec, path) for name, spec in info.networks.items()}
     expected = {
         f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()
@@ -138,21 +137,20 @@ def load_networks(
 
 
 def build_network(spec: NetworkSpec, path: str | Path) -> nn.Module:
-    """Build a registered network on the meta device, where sizes are known and nothing is allocated.
+    """Build a registered generator on the meta device, where sizes are known and nothing is allocated.
 
     Raises:
-        Fault: unknown network, unknown or missing arguments, or values that the network refuses.
+        UsageFault: unknown network, unknown or missing arguments, or values that the network refuses.
     """
-    if spec.name not in _NETWORKS:
-        raise Fault(path, f"its network {spec.name!r} is unknown here", "Use the version of img2img that wrote it")
-    network = _NETWORKS[spec.name]
-    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.arguments.items()}
+    if spec.name not in GENERATORS:
+        raise UsageFault(path, f"its network {spec.name!r} is unknown here", "Use the version of img2img that wrote it")
+    network = GENERATORS[spec.name]
     try:
-        inspect.signature(network).bind(**arguments)
+        inspect.signature(network).bind(**spec.arguments)
         with torch.device("meta"):
-            return network(**arguments)
+            return network(**spec.arguments)
     except (TypeError, ValueError, RuntimeError, Fault) as error:
-        raise Fault(
+        raise UsageFault(
             path, f"its network {spec.name!r} cannot be built ({error})", "Use the version of img2img that wrote it"
         ) from error
 
@@ -173,14 +171,16 @@ def _tensor_bytes(content: bytes) -> memoryview:
 def _read_metadata(path: Path) -> dict[str, Any]:
     foreign = "Give a model.safetensors written by img2img train"
     try:
+        if path.exists() and not path.is_file():  # a pipe would block
+            raise UsageFault(path, "is no regular file", foreign)
         with open(path, "rb") as file:
             prefix = file.read(9)
             length = struct.unpack("<Q", prefix[:8])[0] if len(prefix) == 9 else 0
             size = os.fstat(file.fileno()).st_size
             if prefix[8:] != b"{" or not 0 < length <= min(size - 8, _LARGEST_HEADER):
                 if prefix[:2] == b"PK" or prefix[:1] == b"\x80":
-                    raise Fault(path, "a pickle, which can run code when read", "Ask for a .safetensors file")
-                raise Fault(path, "not a safetensors file (its header is impossible)", foreign)
+                    raise UsageFault(path, "a pickle, which can run code when read", "Ask for a .safetensors file")
+                raise UsageFault(path, "not a safetensors file (its header is impossible)", foreign)
             file.seek(8)
             header = json.loads(file.read(length))
         metadata = json.loads(header["__metadata__"][METADATA_KEY])
@@ -189,32 +189,41 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageFault(path, f"cannot be read ({error.strerror})", "Check the path and its permissions") from error
     except (ValueError, RecursionError) as error:
-        raise Fault(path, "its header is damaged", "Copy it again") from error
+        raise UsageFault(path, "its header is damaged", "Copy it again") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise Fault(path, "a safetensors file, but not a model of img2img", foreign) from error
+        raise UsageFault(path, "a safetensors file, but not a model of img2img", foreign) from error
     if not isinstance(metadata, dict):
-        raise Fault(path, "its description is not a table", "Copy it again")
+        raise UsageFault(path, "its description is not a table", "Copy it again")
     return metadata
 
 
 def _parse_info(path: Path, metadata: dict[str, Any]) -> ModelInfo:
     if metadata.get("format") != MODEL_FORMAT:
-        raise Fault(
+        raise UsageFault(
             path,
             f"written in format {metadata.get('format')!r}, this version reads {MODEL_FORMAT}",
             "Update img2img-toolkit",
         )
     try:
+        json.dumps(metadata, allow_nan=False)  # infinite numbers could be shown to nobody
         values = {key.name: metadata[key.name] for key in dataclasses.fields(ModelInfo)}
         values["networks"] = {
-            str(name): NetworkSpec(str(spec["name"]), dict(spec["arguments"]))
+            str(name): NetworkSpec(
+                str(spec["name"]),
+                {key: tuple(value) if isinstance(value, list) else value for key, value in spec["arguments"].items()},
+            )
             for name, spec in values["networks"].items()
         }
         values["resolution"] = tuple(int(side) for side in values["resolution"])
         values["value_range"] = tuple(float(bound) for bound in values["value_range"])
         values["classes"] = tuple(str(name) for name in values["classes"])
         values["channels"] = {str(domain): int(count) for domain, count in values["channels"].items()}
-        values["directions"] = {str(key): str(name) for key, name in values["directions"].items()}
+        for table in ("directions", "domains"):
+            values[table] = {str(key): str(name) for key, name in values[table].items()}
+        for text in ("translator", "task", "fit", "recipe", "fingerprint", "licence"):
+            values[text] = str(values[text])
+        values["images_seen"] = int(values["images_seen"])
+        values["metrics"] = dict(values["metrics"])
         info = ModelInfo(**values)
         well_formed = (
             len(info.resolution) == 2
@@ -222,11 +231,12 @@ def _parse_info(path: Path, metadata: dict[str, Any]) -> ModelInfo:
             and all(count in (1, 3, 4) for count in info.channels.values())
             and set(info.directions.values()) <= set(info.networks)
             and info.task in ("translate", "sample")
+            and info.fit in ("crop", "stretch")
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Fault(path, f"its description is incomplete or malformed ({error!r})", "Copy it again") from error
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise UsageFault(path, f"its description is incomplete or malformed ({error!r})", "Copy it again") from error
     if not well_formed:
-        raise Fault(path, "its description contradicts itself", "Use the version of img2img that wrote it")
+        raise UsageFault(path, "its description contradicts itself", "Use the version of img2img that wrote it")
     return info
 
 
@@ -234,12 +244,12 @@ def _compare(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Ten
     """Refuse weights whose names, shapes or types are not those of the networks."""
     mend = "Use the version of img2img that wrote it"
     for key in sorted(set(expected) ^ set(found)):
-        raise Fault(path, f"weight {key} is {'missing' if key in expected else 'not part of its networks'}", mend)
+        raise UsageFault(path, f"weight {key} is {'missing' if key in expected else 'not part of its networks'}", mend)
     for key, tensor in expected.items():
         if tensor.shape != found[key].shape:
-            raise Fault(path, f"weight {key} has shape {tuple(found[key].shape)}, not {tuple(tensor.shape)}", mend)
+            raise UsageFault(path, f"weight {key} has shape {tuple(found[key].shape)}, not {tuple(tensor.shape)}", mend)
         if tensor.is_floating_point() != found[key].is_floating_point():
-            raise Fault(path, f"weight {key} has type {found[key].dtype}, not {tensor.dtype}", mend)
+            raise UsageFault(path, f"weight {key} has type {found[key].dtype}, not {tensor.dtype}", mend)
 
 
 # --- training state --------------------------------------------------------------------------------------------------
@@ -273,7 +283,7 @@ def save_state(folder: Path, step: int, tree: Mapping[str, Any], facts: Mapping[
     needed = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        discard_unfinished(folder)
+        remove_leftovers([folder])
         os.mkdir(staging)
         checksums: dict[str, dict[str, Any]] = {}
         for part, value in tree.items():
@@ -291,16 +301,16 @@ def save_state(folder: Path, step: int, tree: Mapping[str, Any], facts: Mapping[
         sync_folder(staging)
         if target.exists():
             # only a damaged state can stand here (see below), so nothing is lost by moving it aside
-            os.replace(target, staging.with_name(f"{staging.name}-damaged"))
+            os.replace(target, temporary_beside(target))
         os.replace(staging, target)
         sync_folder(folder)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise write_fault(target, error, needed) from error
-    discard_unfinished(folder)
+    remove_leftovers([folder])
     for old in state_folders(folder)[:-keep_last]:
         # renamed first: a folder that is half removed must not look like a state
-        doomed = old.with_name(f"{TEMPORARY_PREFIX}{old.name}")
+        doomed = temporary_beside(old)
         os.replace(old, doomed)
         shutil.rmtree(doomed)
     return target
@@ -309,12 +319,6 @@ def save_state(folder: Path, step: int, tree: Mapping[str, Any], facts: Mapping[
 def state_folders(folder: Path) -> list[Path]:
     """The published states, oldest first."""
     return sorted(folder.glob("step-*")) if folder.is_dir() else []
-
-
-def discard_unfinished(folder: Path) -> None:
-    """Remove what a killed save left behind. The caller holds the run's lock, so nobody is writing."""
-    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def load_state(path: Path) -> SavedState:

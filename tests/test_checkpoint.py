@@ -88,6 +88,17 @@ def test_round_trip(model: Path) -> None:
     assert not networks["generator_ab"].training
 
 
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_round_trip_of_a_generator_whose_name_a_discriminator_shares(num_classes: int, tmp_path: Path) -> None:
+    arguments = {"resolution": (16, 24), "out_channels": 1, "latent_dim": 8, "width": 4, "num_classes": num_classes}
+    spec = NetworkSpec("dcgan", arguments)
+    info = make_info(task="sample", networks={"generator": spec}, directions={}, channels={"image": 1})
+    write_model(tmp_path / "model.safetensors", {"generator": GENERATORS["dcgan"](**arguments)}, info)
+    found, networks = load_networks(tmp_path / "model.safetensors")
+    assert found.networks == {"generator": spec}
+    assert isinstance(networks["generator"], GENERATORS["dcgan"])
+
+
 def test_equal_content_gives_equal_bytes(model: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     write_model(other, {"generator_ab": make_network()}, make_info())
@@ -111,7 +122,7 @@ def test_a_full_disk_leaves_the_old_model(model: Path, monkeypatch: pytest.Monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(atomic.os, "write", refuse)
-    with pytest.raises(Fault, match=r"no space .* Free space"):
+    with pytest.raises(Fault, match=r"no space .* Free some space"):
         write_model(model, {"generator_ab": make_network()}, make_info(images_seen=1))
     monkeypatch.undo()
     assert model.read_bytes() == before
@@ -192,6 +203,12 @@ def argument(**values: Any) -> Any:
         (forget("classes"), "incomplete"),
         (lambda metadata: metadata.update(resolution=[10**9, 1]), "contradicts"),
         (lambda metadata: metadata.update(resolution="big"), "incomplete"),
+        (lambda metadata: metadata.update(resolution=[1e999, 1]), "malformed"),
+        (lambda metadata: metadata.update(fit=["crop"]), "contradicts"),
+        (lambda metadata: metadata.update(domains=["a", "b"]), "malformed"),
+        (lambda metadata: metadata.update(images_seen="many"), "malformed"),
+        (lambda metadata: metadata.update(metrics=[1]), "malformed"),
+        (lambda metadata: metadata.update(metrics={"fid": float("nan")}), "malformed"),
         (lambda metadata: metadata.update(directions={"a2b": "nobody"}), "contradicts"),
         (lambda metadata: metadata["networks"]["generator_ab"].update(name="os.system"), "unknown here"),
         (argument(width=10**9), "cannot be built"),
@@ -207,6 +224,12 @@ def test_a_description_that_lies_is_refused_before_memory_is_taken(model: Path, 
     with pytest.raises(Fault, match=expected) as caught:
         load_networks(model)
     assert str(model) in str(caught.value)
+
+
+def test_a_pipe_is_refused_and_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(Fault, match=r"model\.safetensors: is no regular file"):
+        read_info(tmp_path / "model.safetensors")
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:

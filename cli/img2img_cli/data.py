@@ -198,7 +198,7 @@ def pack_command(
       img2img data pack dcgan --images faces --set data.resolution=128 --out faces-128
     """
     from img2img.config import DataPaths, resolve
-    from img2img.errors import Fault, Faults
+    from img2img.errors import Fault, Faults, printable
 
     faults: list[Fault] = []
     try:
@@ -210,10 +210,10 @@ def pack_command(
         raise Faults(faults)
 
     from img2img.data.augment import load_size
-    from img2img.data.pack import pack, refuse_existing
+    from img2img.data.pack import pack, require_new_folder
     from img2img.data.sources import open_source
 
-    refuse_existing(out)
+    require_new_folder(out)
     data = config.data
     with _progress("checked") as progress:
         source = open_source(
@@ -246,7 +246,7 @@ def pack_command(
             | {"left_out": len(source.bad), "fingerprint": source.fingerprint}
         )
     else:
-        click.echo(f"packed {source.description} into {out} ({size / 2**20:,.1f} MiB)")
+        click.echo(printable(f"packed {source.description} into {out} ({size / 2**20:,.1f} MiB)"))
 
 
 def _show_notes(source: Source) -> None:

@@ -62,7 +62,7 @@ def command(
     (generator.name=unet, loss.adversarial=hinge) drops the settings of the old one.
     """
     from img2img.config import DataPaths, resolve
-    from img2img.errors import Fault, Faults
+    from img2img.errors import Fault, Faults, printable
 
     if resume and recipe is None and config_file is None and out is not None:
         config_file = out / "config.toml"
@@ -96,5 +96,5 @@ def command(
         click.echo(f"# {result.peak_memory / 1e9:.1f} GB of memory. Nothing was written.")
     else:
         click.echo(f"trained on {result.images_seen:,} images, {duration(result.seconds)}")
-        click.echo(f"model   {result.model_path}")
-        click.echo(f"report  {folder / 'report.html'}")
+        click.echo(f"model   {printable(result.model_path)}")
+        click.echo(f"report  {printable(folder / 'report.html')}")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import io
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageColor, PngImagePlugin
 
+from img2img.atomic import write_bytes
 from img2img.data.decode import FORMATS, composite, reduce_to_8_bits
-from img2img.errors import Fault, UsageFault
+from img2img.errors import UsageFault
 
 # What is written, and which of these keep opacity. GIF keeps one bit of it and 256 colours.
 WRITABLE = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "PPM")
@@ -62,7 +61,7 @@ def save_image(
     options |= _srgb_tag(image.mode, name) | _quality_options(name, quality, compress_type)
     encoded = io.BytesIO()
     image.save(encoded, format=name, **options)
-    write_atomically(path, encoded.getbuffer())
+    write_bytes(path, encoded.getbuffer(), sync=False)
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
@@ -118,33 +117,3 @@ def _quality_options(name: str, quality: int, compress_type: int) -> dict[str, A
     if name == "TIFF":
         return {"compression": "tiff_adobe_deflate"}
     return {}
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
-    """Write a whole file under a temporary name in the same folder and rename it; the mode follows the umask.
-
-    Raises:
-        Fault: with the OSError as __cause__; nothing is left behind and an older file of that name is untouched.
-    """
-    # A short name of our own: the target's may already have the 255 bytes that file systems allow
-    temporary = Path(path).parent / f".img2img-{os.getpid()}-{secrets.token_hex(6)}.tmp"
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        try:
-            with os.fdopen(descriptor, "wb", buffering=0) as stream:
-                remaining = memoryview(content).cast("B")
-                while remaining:
-                    remaining = remaining[stream.write(remaining) :]
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise write_fault(path, error) from error
-
-
-def write_fault(path: str | os.PathLike[str], error: OSError) -> Fault:
-    """The Fault for an OSError met while writing `path`."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return Fault(path, f"cannot be written: no space ({error.strerror})", "Free some space or choose another disk")
-    return Fault(path, f"cannot be written ({error.strerror})", "Choose another place or mend its permissions")

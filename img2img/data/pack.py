@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from img2img.data.encode import write_fault
+from img2img.atomic import temporary_beside, write_fault
 from img2img.data.lanes import ArrayLane, Record
 from img2img.data.threads import map_in_threads
 from img2img.errors import Fault, UsageFault
@@ -65,10 +64,15 @@ def is_pack(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def refuse_existing(path: str | os.PathLike[str]) -> None:
-    """Raise UsageFault if there is anything at `path`: nothing is overwritten."""
+def require_new_folder(path: str | os.PathLike[str]) -> None:
+    """Raise UsageFault unless `path` can be made: nothing is overwritten, and no work is begun for nothing."""
     if os.path.lexists(path):
         raise UsageFault(path, "exists already, and nothing is overwritten", "Choose another name or remove it")
+    parent = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
+    if not parent.is_dir():
+        raise UsageFault(path, f"cannot be made: {parent} is no folder", "Choose another place")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageFault(path, f"cannot be made: {parent} cannot be written to", "Choose another place")
 
 
 def pack(
@@ -87,8 +91,8 @@ def pack(
     """
     assert source.direction == "a2b", "a pack keeps a and b as they are; the direction is chosen when it is read"
     path = Path(path)
-    refuse_existing(path)
-    temporary = path.parent / f".{path.name[:100]}-{secrets.token_hex(6)}.tmp"
+    require_new_folder(path)
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from img2img.data.encode import write_fault
+from img2img.atomic import temporary_beside, write_fault
 from img2img.data.files import list_images, no_images
-from img2img.data.pack import refuse_existing
+from img2img.data.pack import require_new_folder
 from img2img.data.sources import match_pairs
 from img2img.errors import Fault, Faults, UsageFault
 
@@ -80,7 +79,7 @@ def _check(roots: Sequence[Path], target: Path, fractions: tuple[float, float, f
         raise UsageFault(
             "--fractions", f"{shares} is not a division of 1 with something to train on", "Give such as 0.8,0.1,0.1"
         )
-    refuse_existing(target)
+    require_new_folder(target)
     for root in roots:
         if root.is_file():
             raise UsageFault(root, "is a file, not a folder", "Give the folder that holds the pictures")
@@ -152,7 +151,7 @@ def _refuse_odd_files(files: Sequence[Path]) -> None:
 def _carry_out(
     plan: Sequence[tuple[Path, str, Path]], target: Path, link: bool, progress: Callable[[int, int], None] | None
 ) -> None:
-    temporary = target.parent / f".{target.name[:100]}-{secrets.token_hex(6)}.tmp"
+    temporary = temporary_beside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def to_float(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 0…255 to [−1, 1]: x / 127.5 − 1."""
+    """uint8 0…255 to [−1, 1]: x / 127.5 − 1, as a new tensor."""
     return pixels.to(dtype).div_(127.5).sub_(1.0)
 
 
@@ -33,5 +33,7 @@ def to_uint16(values: Tensor) -> np.ndarray:
 def _to_integers(values: Tensor, scale: float, kind: type[np.unsignedinteger]) -> np.ndarray:
     if not torch.isfinite(values).all():
         raise FloatingPointError("the network gave values that are not finite")
-    scaled = ((values.float() + 1) * scale).round_().clamp_(0, 2 * scale)
-    return scaled.permute(1, 2, 0).cpu().numpy().astype(kind)
+    # float32 does not hold (x + 1) · 32767.5 to half a unit
+    exact = values.double() if scale > 255 else values.float()
+    scaled = ((exact + 1) * scale).round_().clamp_(0, 2 * scale)
+    return np.ascontiguousarray(scaled.permute(1, 2, 0).cpu().numpy().astype(kind))

@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import stat
 import time
 from collections import deque
@@ -24,12 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from img2img.atomic import remove_leftovers, temporary_beside, write_bytes, write_fault
 from img2img.data.decode import FORMATS, MAX_PIXELS, open_image
-from img2img.data.encode import WRITABLE, format_of, save_image, write_atomically, write_fault
+from img2img.data.encode import WRITABLE, format_of, save_image
 from img2img.data.files import list_images, no_images
 from img2img.data.threads import Pool, Task
 from img2img.errors import Fault, ImageFault, UsageFault
-from img2img.inference.manifest import Entry, Manifest, content_digest, remove_leftovers
+from img2img.inference.manifest import Entry, Manifest, content_digest
 from img2img.inference.memory import OutOfMemory
 from img2img.inference.model import LARGEST_USUAL_SCALE, Model, Prepared, Scale, far_from_trained, is_far, too_large
 from img2img.inference.names import output_names
@@ -434,7 +434,7 @@ class _Run:
 
     def _publish(self, item: _Item, pixels: np.ndarray, alpha: np.ndarray | None, exif: bytes | None) -> None:
         options, known = self.options, format_of(item.target)
-        temporary = item.target.parent / f".img2img-{os.getpid()}-{secrets.token_hex(6)}.tmp"
+        temporary = temporary_beside(item.target)
         try:
             item.target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -477,7 +477,7 @@ class _Run:
         """Bring the list into order, or remove that of an earlier run."""
         self.summary.skipped.sort(key=lambda skip: skip.path)
         if self.summary.skipped:
-            write_atomically(self._skipped_path, "".join(map(_json_line, self.summary.skipped)).encode())
+            write_bytes(self._skipped_path, "".join(map(_json_line, self.summary.skipped)).encode(), sync=False)
         else:
             self._skipped_path.unlink(missing_ok=True)
 

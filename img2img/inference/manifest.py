@@ -11,15 +11,13 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from img2img.data.encode import write_fault
+from img2img.atomic import write_fault
 
 MANIFEST_NAME = ".img2img-manifest.jsonl"
-TEMPORARY_PATTERN = ".img2img-*.tmp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +77,6 @@ class Manifest:
         with contextlib.suppress(OSError):
             fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return alone
-
-
-def remove_leftovers(folders: Iterable[Path]) -> None:
-    """Remove what a killed run had not finished writing. Only for a manifest that `is_alone`."""
-    for folder in folders:
-        for path in folder.glob(TEMPORARY_PATTERN):
-            path.unlink(missing_ok=True)
 
 
 def content_digest(path: Path) -> str:

@@ -27,6 +27,8 @@ from torch.nn import functional
 from img2img.checkpoint import ModelInfo, load_networks
 from img2img.data.decode import Picture, open_image
 from img2img.data.resize import resize
+from img2img.data.values import to_float, to_uint8, to_uint16
+from img2img.devices import choose_device, fastest_memory_format
 from img2img.draws import Draws
 from img2img.errors import Fault, ImageFault, UsageFault
 from img2img.inference.memory import OutOfMemory, activation_bytes, available_bytes, is_out_of_memory
@@ -86,7 +88,8 @@ class Model:
         self.digest = digest
         self.device = torch.device(device)
         self.precision = precision
-        self._networks = dict(networks)
+        layout = fastest_memory_format(self.device)
+        self._networks = {name: network.to(memory_format=layout) for name, network in networks.items()}
         self._fatal_values: float = math.inf
         self._bytes_needed: dict[tuple[str, tuple[int, ...]], int] = {}
 
@@ -100,8 +103,7 @@ class Model:
                 levels; "auto" is float32, so that every machine makes the same picture up to rounding.
 
         Raises:
-            Fault: not a model file, damaged, or of a newer version.
-            UsageFault: no such file, device or precision.
+            UsageFault: not a model file, damaged, or of a newer version; no such file, device or precision.
         """
         if precision not in ("auto", "float32", "bfloat16"):
             raise UsageFault("--precision", f"{precision!r} is unknown", "Use auto, float32 or bfloat16")
@@ -202,7 +204,7 @@ class Model:
             values = _resize_float(values[None], working)[0].clamp(-1, 1).expand(min(channels, 3), -1, -1)
             if channels == 4:
                 alpha = torch.from_numpy(picture.as_channels(4)[..., 3:]).permute(2, 0, 1)
-                values = torch.cat((values, _to_float(resize(alpha, working))))
+                values = torch.cat((values, to_float(resize(alpha, working))))
         else:
             pixels = torch.from_numpy(np.ascontiguousarray(picture.as_channels(channels)))
             values = resize(pixels.permute(2, 0, 1), working)
@@ -236,13 +238,14 @@ class Model:
         Raises:
             ImageFault: the network gave a value that is not a number.
         """
-        if not bool(values.isfinite().all()):
-            raise ImageFault(
-                subject, "the network's result is not a number everywhere", "Use --precision float32 or another --scale"
-            )
         values = _resize_float(values[None], (picture.height, picture.width))[0]
         deep = picture.pixels.dtype == np.uint16 and len(values) == 1
-        pixels = to_uint16(values) if deep else to_uint8(values)
+        try:
+            pixels = to_uint16(values) if deep else to_uint8(values)
+        except FloatingPointError as error:
+            raise ImageFault(
+                subject, "the network's result is not a number everywhere", "Use --precision float32 or another --scale"
+            ) from error
         if len(values) == 4:
             return pixels[..., :3], pixels[..., 3]
         return pixels, picture.alpha
@@ -270,7 +273,7 @@ class Model:
         stride, smallest = int(getattr(network, "stride", 1)), int(getattr(network, "min_size", 1))
         try:
             images = values.to(self.device)
-            images, top, left = pad_to(_to_float(images) if images.dtype == torch.uint8 else images, stride, smallest)
+            images, top, left = pad_to(to_float(images) if images.dtype == torch.uint8 else images, stride, smallest)
             self._ask_for_memory(network, images, direction)
             draws = None
             if getattr(network, "dropout_at_test", False):
@@ -412,26 +415,7 @@ def _check_usable(path: str | os.PathLike[str], info: ModelInfo, networks: Mappi
         num_classes = getattr(generator, "num_classes", None)
         sound = hasattr(generator, "latent_dim") and num_classes == len(info.classes)
     if not sound:
-        raise Fault(path, "its description does not fit its networks", "Use the version of img2img that wrote it")
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is a CUDA GPU, then Apple's, then the CPU.
-
-    Raises:
-        UsageFault: there is no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    mend = "Use auto or cpu; img2img doctor lists the devices"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageFault("--device", f"{name!r} cannot be used here", mend) from error
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise UsageFault("--device", f"{name!r} is none of cpu, cuda, mps", mend)
-    return device
+        raise UsageFault(path, "its description does not fit its networks", "Use the version of img2img that wrote it")
 
 
 def parse_scale(text: str) -> Scale:
@@ -469,18 +453,6 @@ def pad_to(images: Tensor, stride: int, smallest: int) -> tuple[Tensor, int, int
     return images, before[2], before[3]
 
 
-def to_uint8(values: Tensor) -> np.ndarray:
-    """(C, H, W) in [-1, 1] to (H, W, C) uint8: (x + 1) · 127.5, clamped, rounded half to even."""
-    scaled = ((values + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
-    return np.ascontiguousarray(scaled.permute(1, 2, 0).numpy())
-
-
-def to_uint16(values: Tensor) -> np.ndarray:
-    """(C, H, W) in [-1, 1] to (H, W, C) uint16: (x + 1) · 32767.5, clamped, rounded half to even."""
-    scaled = ((values.double() + 1) * 32767.5).clamp(0, 65535).round()
-    return np.ascontiguousarray(scaled.permute(1, 2, 0).numpy().astype(np.uint16))
-
-
 def to_pil(pixels: np.ndarray, alpha: np.ndarray | None) -> Image.Image:
     """(H, W, 1|3) pixels and opacity as a PIL image of mode L, I;16, RGB, LA or RGBA; 16 bits with opacity become 8."""
     if alpha is not None and pixels.dtype == np.uint16:
@@ -489,10 +461,6 @@ def to_pil(pixels: np.ndarray, alpha: np.ndarray | None) -> Image.Image:
     if alpha is not None:
         image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
     return image
-
-
-def _to_float(pixels: Tensor) -> Tensor:
-    return pixels.float() / 127.5 - 1
 
 
 def _scaled(size: tuple[int, int], factor: float) -> tuple[float, float]:

@@ -335,6 +335,11 @@ class Engine:
         self.step = engine["step"]
         for name, player in self.players.items():
             player.optimizer.load_state_dict(engine["optimizers"][name])
+            for parameter, values in player.optimizer.state.items():
+                for key, value in values.items():
+                    if value.shape == parameter.shape:
+                        # the fused kernel walks memory and takes for granted that all lie as the parameter does
+                        values[key] = torch.empty_like(parameter).copy_(value)
         for name, pool in engine["pools"].items():
             self.pools[name] = ImagePool(self.settings.image_pool)
             self.pools[name].load_state_dict(pool, self.precision.device)

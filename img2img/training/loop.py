@@ -24,10 +24,11 @@ from img2img.config import AugmentConfig, Config, DataPaths
 from img2img.data.augment import load_size
 from img2img.data.batches import Batch, Loader
 from img2img.data.sources import Source, match_classes, open_source
+from img2img.devices import choose_device
 from img2img.errors import Diverged, Faults, Interrupted, UsageFault
 from img2img.training.distributed import World
 from img2img.training.engine import Engine, EngineSettings
-from img2img.training.precision import Precision, choose_device, choose_precision
+from img2img.training.precision import Precision, choose_precision
 from img2img.training.report import write_report
 from img2img.training.run_folder import RunFolder
 from img2img.training.samples import draw_grid
@@ -157,7 +158,8 @@ def _prepare(config: Config, data: DataPaths, precision: Precision, world: World
         _start_from(translator, specs, init)
     penalties = translators.make_penalties(config)
     if world.is_first:
-        for line in (*source.notes, *translators.warnings(translator, penalties)):
+        left_out = [f"left out: {fault}" for fault in source.bad]
+        for line in (*left_out, *source.notes, *translators.warnings(translator, penalties)):
             _log.warning(line)
     train = config.train
     settings = EngineSettings(train.batch, train.kimg, config.optim, train.ema_kimg, train.ema_rampup, train.image_pool)

@@ -7,17 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from img2img.errors import UsageFault
+from img2img.devices import fastest_memory_format
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Weights and penalties are in `dtype`; with `autocast`, convolutions and matrix products run in bfloat16.
-
-    Attributes:
-        memory_format: layout of images and weights; by measurement, channels_last on CUDA only (with instance
-            normalisation it is slower on the CPU).
-    """
+    """Weights and penalties are in `dtype`; with `autocast`, convolutions and matrix products run in bfloat16."""
 
     name: str
     device: torch.device
@@ -26,32 +21,11 @@ class Precision:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        return torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
+        return fastest_memory_format(self.device)
 
     def context(self) -> AbstractContextManager[object]:
         """The context forward passes run in; penalties run outside it."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
-
-
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device of an option: "auto" takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        UsageFault: a device that is not here.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", local_rank)
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageFault("--device", f"{name!r} is no device", "Use auto, cpu, cuda, cuda:N or mps") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageFault("--device", "no CUDA device is available", "Use --device cpu, or see img2img doctor")
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", local_rank)
-    return device
 
 
 def has_native_bfloat16(device: torch.device) -> bool:

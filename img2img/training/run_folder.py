@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from img2img import config as configuration
-from img2img.atomic import write_bytes, write_fault, write_text
+from img2img.atomic import remove_leftovers, write_bytes, write_fault, write_text
 from img2img.config import Config
 from img2img.data.encode import save_image
 from img2img.errors import Faults, UsageFault
@@ -61,6 +61,7 @@ class RunFolder:
         if os.fstat(self._lock.fileno()).st_nlink == 0:  # a refused run took it back after it was opened here
             self._lock.close()
             return self.__enter__()
+        remove_leftovers([self.path, self.path / "samples"])
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()

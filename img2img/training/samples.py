@@ -33,7 +33,8 @@ def _draw(rows: Sequence[Tensor]) -> np.ndarray:
     width = max(len(row) for row in rows)
     strips = []
     for row in rows:
-        images = row.float().cpu()
+        # a generator that has gone wrong shows as grey, not as the end of the run
+        images = row.float().cpu().nan_to_num(0.0)
         if images.shape[1] == 1 and channels > 1:
             images = images.expand(-1, 3, -1, -1)
         if images.shape[1] == 3 and channels == 4:

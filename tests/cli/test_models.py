@@ -50,7 +50,7 @@ def test_info_as_json(model_file: Path) -> None:
 def test_info_of_no_model(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 8)
     result = CliRunner().invoke(main, ["models", "info", str(tmp_path / "model.safetensors")])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "model.safetensors" in result.stderr
 
 

@@ -125,7 +125,7 @@ def test_usage_faults(model_file: Path, photos: Path, tmp_path: Path, arguments:
 def test_a_file_that_is_no_model(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"PK\x03\x04" + bytes(100))
     result = translate(tmp_path / "model.pt", photos, tmp_path / "out")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "Ask for a .safetensors" in result.stderr
 
 

@@ -116,6 +116,9 @@ def test_nothing_is_overwritten(folders: Path) -> None:
     source = open_source(images=folders / "images", resolution=SIZE)
     with pytest.raises(UsageFault, match="exists already"):
         pack(source, folders / "a")
+    (folders / "file").write_text("mine")
+    with pytest.raises(UsageFault, match=r"cannot be made: .*file is no folder"):
+        pack(source, folders / "file" / "new" / "pack")
 
 
 def test_a_file_lost_meanwhile_ends_it(folders: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from img2img.data.split import split
-from img2img.errors import Fault, Faults, UsageFault
+from img2img.errors import Faults, UsageFault
 
 MakeFolder = Callable[..., Path]
 
@@ -123,5 +123,5 @@ def test_odd_files_and_empty_folders(tmp_path: Path, make_folder: MakeFolder) ->
 
 def test_a_target_that_cannot_be_made(many: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Fault, match="cannot be written"):
+    with pytest.raises(UsageFault, match=r"cannot be made: .*file is no folder"):
         split([many], tmp_path / "file" / "out")

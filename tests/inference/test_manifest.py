@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from img2img.atomic import remove_leftovers
 from img2img.errors import Fault
-from img2img.inference.manifest import MANIFEST_NAME, Entry, Manifest, content_digest, remove_leftovers
+from img2img.inference.manifest import MANIFEST_NAME, Entry, Manifest, content_digest
 
 
 def test_round_trip_with_any_name(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from PIL import Image
 from torch.nn import functional
 
 from img2img.checkpoint import write_model
+from img2img.data.values import to_uint8, to_uint16
 from img2img.errors import Fault, ImageFault, UsageFault
 from img2img.inference import model as model_module
 from img2img.inference.memory import OutOfMemory
-from img2img.inference.model import Model, pad_to, parse_scale, to_uint8, to_uint16
+from img2img.inference.model import Model, pad_to, parse_scale
 
 Build = Callable[..., Model]
 

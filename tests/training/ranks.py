@@ -46,9 +46,9 @@ def main(out: Path) -> None:
         for _ in range(5):
             prepared.engine.train_step(loop._step_batches(prepared, prepared.engine.step))
         weights = {
-            **{f"now.{key}": value for key, value in prepared.engine.translator.state_dict().items()},
+            **{f"now.{key}": value.contiguous() for key, value in prepared.engine.translator.state_dict().items()},
             **{
-                f"ema.{name}.{key}": value
+                f"ema.{name}.{key}": value.contiguous()
                 for name, state in prepared.engine.ema.state_dict().items()
                 for key, value in state.items()
             },

@@ -35,7 +35,11 @@ def test_every_recipe_is_right_and_builds(name: str) -> None:
     ("recipe", "sets", "expected"),
     [
         ("dcgan", ["loss.adversarial=hinged"], "loss.adversarial: 'hinged' is unknown. Did you mean hinge?"),
-        ("dcgan", ["loss.penalties=r2"], "loss.penalties.r2: 'r2' is unknown. Known: gradient_penalty, r1, weight_clip"),
+        (
+            "dcgan",
+            ["loss.penalties=r2"],
+            "loss.penalties.r2: 'r2' is unknown. Known: gradient_penalty, r1, weight_clip",
+        ),
         (
             "dcgan",
             ["loss.penalties.r1.wieght=2"],

@@ -1,0 +1,192 @@
+"""The training report: self-contained, escaped, complete, and the same for the same folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from img2img.training.report import read_log, read_snapshots, write_report
+
+CONFIG = """translator = "conditional"
+[data]
+resolution = [32, 32]
+[loss.penalties.r1]
+weight = 0.1
+[train]
+kimg = 10.0
+[recipe]
+name = "cgan-small"
+title = "Small"
+"""
+VOID = {"meta", "link", "img", "input", "path", "br"}
+
+
+class Page(HTMLParser):
+    """Elements, text outside of script and style, and whether every element is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text += data
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.elements)
+
+
+def make_run(folder: Path, *, num_snapshots: int = 5, rows: tuple[str, ...] = ("input", "output")) -> Path:
+    (folder / "samples").mkdir(parents=True)
+    (folder / "config.toml").write_text(CONFIG, "utf-8")
+    (folder / "samples" / "rows.json").write_text(json.dumps({"rows": rows}), "utf-8")
+    rng = np.random.default_rng(0)
+    for index in range(num_snapshots):
+        pixels = rng.integers(0, 256, (64, 128, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "samples" / f"{index * 500:09d}.png")
+    lines = [
+        json.dumps(
+            {
+                "images": 100 * step,
+                "step": step,
+                "seconds": 2.0 * step,
+                "terms": {"discriminator": 1.0 / step, "generator": 1.0},
+                "monitors": {"discriminator_on_real": 0.5, "generator_gradient_norm": float(step)},
+                "learning_rate": 2e-4,
+                "images_per_second": 50.0,
+                "waiting": 0.25,
+            }
+        )
+        for step in range(1, 41)
+    ]
+    (folder / "log.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    (folder / "model.safetensors").write_bytes(b"0" * 1_500_000)
+    return folder
+
+
+def assert_self_contained(text: str) -> None:
+    for tag, attributes in Page(text).elements:
+        for name in ("src", "href", "srcset", "poster", "action", "data", "xlink:href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#")), (tag, name, value)
+        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+    assert not re.search(r"url\(|@import|https?://|fetch\(|XMLHttpRequest|WebSocket|import\(", text)
+
+
+def test_report_is_self_contained_and_well_formed(tmp_path: Path) -> None:
+    path = write_report(make_run(tmp_path / "run"))
+    assert path == tmp_path / "run" / "report.html"
+    text = path.read_text("utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert_self_contained(text)
+    policy = next(value for tag, value in page.elements if value.get("http-equiv") == "Content-Security-Policy")
+    assert (policy["content"] or "").startswith("default-src 'none'")
+    assert page.count("figure") == 7
+
+
+def test_report_states_the_figures(tmp_path: Path) -> None:
+    text = Page(write_report(make_run(tmp_path / "run")).read_text("utf-8")).text
+    for expected in ("4,000", "80 s", "25.0 %", "1.5 MB", "40.0 % of 10,000 images", "penalties.r1.weight", "32, 32"):
+        assert expected in text
+    assert "img2img sample" in text
+    assert "img2img train cgan-small" in text
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    evil = '"><img onerror=alert(1) src=x>'
+    run = make_run(tmp_path / f"run {evil.replace('/', '')}", rows=("<script>alert(1)</script>", evil))
+    config = CONFIG.replace('"Small"', json.dumps("</title><script>alert(2)</script>"))
+    (run / "config.toml").write_text(config + '["<b>"]\n"<i>" = "<u>"\n', "utf-8")
+    with (run / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write(json.dumps({"images": 9000, "seconds": 90.0, "terms": {evil: 1.0, "\x1b[31m\ud800": 2.0}}) + "\n")
+    text = write_report(run).read_text("utf-8")
+    page = Page(text)
+    assert_self_contained(text)
+    assert page.count("script") == 1
+    assert not {"b", "u"} & {tag for tag, _ in page.elements}
+    assert page.count("img") == 5
+    assert "<script>alert(1)</script>" in page.text
+    assert evil in page.text
+    assert "\\x1b[31m" in page.text
+
+
+def test_slider_has_every_frame_and_at_most_24(tmp_path: Path) -> None:
+    for num_snapshots, shown in ((1, 1), (5, 5), (24, 24), (60, 24)):
+        run = make_run(tmp_path / f"run{num_snapshots}", num_snapshots=num_snapshots)
+        elements = Page(write_report(run).read_text("utf-8")).elements
+        labels = [value["data-label"] for tag, value in elements if tag == "img"]
+        assert len(labels) == len(set(labels)) == shown
+        assert labels[0] == "0 kimg"
+        assert labels[-1] == f"{(num_snapshots - 1) / 2:g} kimg"
+        sliders = [value for tag, value in elements if tag == "input"]
+        assert [slider["max"] for slider in sliders] == ([str(shown - 1)] if shown > 1 else [])
+
+
+def test_grids_stay_within_their_budget(tmp_path: Path) -> None:
+    samples = make_run(tmp_path / "run", num_snapshots=6) / "samples"
+    full = read_snapshots(samples)
+    assert {picture.width for _, picture in full} == {128}
+    small = read_snapshots(samples, budget=20_000)
+    assert sum(len(picture.uri) for _, picture in small) <= 20_000
+    assert len(small) == 6
+
+
+@pytest.mark.parametrize("ending", ['{"images": 41', '{"images": "x"}', "[1]", "\x00\xff", "{}", '{"images": 41e400}'])
+def test_bad_last_line_is_passed_over(tmp_path: Path, ending: str) -> None:
+    run = make_run(tmp_path / "run")
+    before = read_log(run / "log.jsonl")
+    with (run / "log.jsonl").open("a", encoding="latin-1") as log:
+        log.write(ending)
+    assert read_log(run / "log.jsonl") == before
+    write_report(run)
+
+
+def test_records_after_the_last_state_are_replaced(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps({"images": n, "step": s}) + "\n" for s, n in enumerate((10, 20, 30, 20, 25, 30))))
+    assert [(record["images"], record["step"]) for record in read_log(log)] == [(10, 0), (20, 3), (25, 4), (30, 5)]
+
+
+def test_odd_values_and_a_damaged_grid_do_no_harm(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "samples" / "000009999.png").write_bytes(b"\x89PNG\r\n\x1a\n cut short")
+    (run / "samples" / "rows.json").write_text("[1", "utf-8")
+    with (run / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write('{"images": 5000, "seconds": null, "terms": {"generator": NaN, "new": null}, "monitors": 3}\n')
+    page = Page(write_report(run).read_text("utf-8"))
+    assert page.count("img") == 5
+
+
+def test_empty_run_folder_has_a_report(tmp_path: Path) -> None:
+    text = write_report(tmp_path).read_text("utf-8")
+    assert "Nothing has been logged yet" in text
+    assert_self_contained(text)
+
+
+def test_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    first = write_report(run).read_bytes()
+    assert write_report(run).read_bytes() == first
+    assert [path.name for path in run.iterdir() if "report" in path.name] == ["report.html"]

@@ -1,0 +1,62 @@
+"""The run folder: what it leaves behind, and who may use it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from img2img.config import load_recipe
+from img2img.errors import UsageFault
+from img2img.training import run_folder
+from img2img.training.run_folder import RunFolder
+
+CONFIG = load_recipe("dcgan-small")
+
+
+def refuse(path: Path) -> None:
+    """A run whose data turn out to be wrong before its configuration is written."""
+    with pytest.raises(UsageFault, match="no images"), RunFolder(path, CONFIG, resume=False):
+        raise UsageFault("photos", "no images", "Add some")
+
+
+def test_a_refused_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    refuse(tmp_path / "runs" / "new")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    refuse(tmp_path / "mine")
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
+def test_a_run_that_began_keeps_its_folder(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "runs" / "new", CONFIG, resume=False) as folder:
+        folder.write_config(CONFIG)
+    assert sorted(path.name for path in (tmp_path / "runs" / "new").iterdir()) == [".lock", "config.toml"]
+
+
+def test_a_second_trainer_is_kept_out_and_takes_nothing_away(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with RunFolder(path, CONFIG, resume=False):
+        with pytest.raises(UsageFault, match="in use by process"), RunFolder(path, CONFIG, resume=False):
+            pass
+        assert (path / ".lock").exists()
+
+
+def test_a_lock_that_a_refused_run_took_back_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opened just before the other removes it, locked just after: a third trainer would find no lock there."""
+    path, lock = tmp_path / "run", fcntl.flock
+    removed = []
+
+    def flock(file: IO[str], operation: int) -> None:
+        if not removed:
+            removed.append((path / ".lock").unlink())
+        lock(file, operation)
+
+    monkeypatch.setattr(run_folder.fcntl, "flock", flock)
+    with RunFolder(path, CONFIG, resume=False):
+        with pytest.raises(UsageFault, match="in use by process"), RunFolder(path, CONFIG, resume=False):
+            pass
+        assert (path / ".lock").read_text() == str(os.getpid())
