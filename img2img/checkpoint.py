@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from img2img.atomic import remove_leftovers, sync_folder, temporary_beside, write_bytes, write_fault, write_new
+from img2img.atomic import sync_folder, temporary_beside, write_bytes, write_fault, write_new
 from img2img.errors import Fault, UsageFault
 from img2img.networks import GENERATORS
 
@@ -283,7 +283,6 @@ def save_state(folder: Path, step: int, tree: Mapping[str, Any], facts: Mapping[
     needed = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers([folder])
         os.mkdir(staging)
         checksums: dict[str, dict[str, Any]] = {}
         for part, value in tree.items():
@@ -300,20 +299,23 @@ def save_state(folder: Path, step: int, tree: Mapping[str, Any], facts: Mapping[
         write_new(staging / "manifest.json", json.dumps(manifest, sort_keys=True, indent=1).encode())
         sync_folder(staging)
         if target.exists():
-            # only a damaged state can stand here (see below), so nothing is lost by moving it aside
-            os.replace(target, temporary_beside(target))
+            # only a damaged state can stand here (see below), so nothing is lost by removing it
+            _remove(target)
         os.replace(staging, target)
         sync_folder(folder)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise write_fault(target, error, needed) from error
-    remove_leftovers([folder])
     for old in state_folders(folder)[:-keep_last]:
-        # renamed first: a folder that is half removed must not look like a state
-        doomed = temporary_beside(old)
-        os.replace(old, doomed)
-        shutil.rmtree(doomed)
+        _remove(old)
     return target
+
+
+def _remove(state: Path) -> None:
+    """Remove a state; renamed first, since one that is half removed must not look like a state."""
+    doomed = temporary_beside(state)
+    os.replace(state, doomed)
+    shutil.rmtree(doomed)
 
 
 def state_folders(folder: Path) -> list[Path]:

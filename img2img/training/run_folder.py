@@ -61,7 +61,7 @@ class RunFolder:
         if os.fstat(self._lock.fileno()).st_nlink == 0:  # a refused run took it back after it was opened here
             self._lock.close()
             return self.__enter__()
-        remove_leftovers([self.path, self.path / "samples"])
+        remove_leftovers([self.path, self.path / "samples", self.states])
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
