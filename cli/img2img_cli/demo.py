@@ -41,6 +41,7 @@ def command(out: Path, length: float, device: str, as_json: bool) -> None:
     )
     click.echo(
         f"digits: {result.digit_accuracy:.0%} are read as the class asked for, "
-        f"of real ones {result.real_accuracy:.0%}, by chance 10%"
+        f"of real ones {result.real_accuracy:.0%}; "
+        f"they vary {result.digit_variety:.0%} as much as real ones"
     )
     click.echo(f"in {duration(result.seconds)}; see {click.format_filename(result.page)}")

@@ -278,11 +278,11 @@ def match_classes(expected: Sequence[str], found: Sequence[str], subject: object
     if not missing and not unknown:
         return
     guesses = [guess for name in unknown for guess in difflib.get_close_matches(name, missing, n=1)]
-    hint = f". Did you mean {' and '.join(guesses)}?" if guesses else ""
+    hint = f"Did you mean {' and '.join(guesses)}? " if guesses else ""
     raise UsageFault(
         subject,
-        f"classes differ: model has {','.join(expected)}; folder has {','.join(found)}{hint}",
-        "Give the folders the names that the model knows",
+        f"classes differ: model has {','.join(expected)}; folder has {','.join(found)}",
+        f"{hint}Give the folders the names that the model knows",
     )
 
 

@@ -29,7 +29,7 @@ from img2img.data.encode import WRITABLE, format_of, save_image
 from img2img.data.files import list_images, no_images
 from img2img.data.threads import Pool, Task
 from img2img.errors import Fault, ImageFault, UsageFault
-from img2img.inference.manifest import Entry, Manifest, content_digest
+from img2img.inference.manifest import Entry, Manifest, content_digest, read_entries_of
 from img2img.inference.memory import OutOfMemory
 from img2img.inference.model import LARGEST_USUAL_SCALE, Model, Prepared, Scale, far_from_trained, is_far, too_large
 from img2img.inference.names import output_names
@@ -186,10 +186,10 @@ def translate_folder(
     sources = list_images(root, follow_links=follow_links, exclude=[] if _same(root, target) else [target])
     if not sources:
         raise no_images(root)
+    items = _plan(root, sources, target, options)
+    if not in_place:
+        _refuse_overlap(items, root, target)
     with _open_manifest(target, options.skip_existing) as manifest:
-        items = _plan(root, sources, target, manifest, options)
-        if not in_place:
-            _refuse_overlap(items, root, target)
         if manifest.is_alone():
             remove_leftovers({item.target.parent for item in items})
         run = _Run(model, manifest, options, target / SKIPPED_NAME, strict=strict, progress=progress)
@@ -527,7 +527,7 @@ def _open_manifest(folder: Path, read_entries: bool) -> Manifest:
         raise UsageFault(fault.subject, fault.problem, fault.mend) from fault
 
 
-def _plan(root: Path, sources: Sequence[Path], target: Path, manifest: Manifest, options: Options) -> list[_Item]:
+def _plan(root: Path, sources: Sequence[Path], target: Path, options: Options) -> list[_Item]:
     """What is made of what, decided before any work."""
     base = root if root.is_dir() else root.parent
     names = [str(source.relative_to(base)) for source in sources]
@@ -536,14 +536,14 @@ def _plan(root: Path, sources: Sequence[Path], target: Path, manifest: Manifest,
         return [_Item(source, name, source) for source, name in zip(sources, names)]
     if in_place:
         # what this wrote beside the pictures is no picture to translate
-        kept = [index for index, name in enumerate(names) if not _is_own_output(sources[index], name, manifest)]
+        entries = read_entries_of(target)
+        kept = [index for index, name in enumerate(names) if not _is_own_output(sources[index], entries.get(name))]
         sources, names = [sources[index] for index in kept], [names[index] for index in kept]
     outputs = output_names(names, options.format)
     return [_Item(source, output, target / output) for source, output in zip(sources, outputs)]
 
 
-def _is_own_output(path: Path, name: str, manifest: Manifest) -> bool:
-    entry = manifest.entries.get(name)
+def _is_own_output(path: Path, entry: Entry | None) -> bool:
     return entry is not None and _digest_or_nothing(path) == entry.output
 
 

@@ -36,7 +36,7 @@ class Manifest:
         self.path = folder / MANIFEST_NAME
         self._lock = threading.Lock()
         try:
-            self.entries = _read(self.path) if read_entries else {}
+            self.entries = read_entries_of(folder) if read_entries else {}
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             if os.fstat(self._descriptor).st_size and not _ends_with_newline(self._descriptor):
                 os.write(self._descriptor, b"\n")  # a line that a crash cut off must not swallow the next
@@ -85,9 +85,10 @@ def content_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(path: Path) -> dict[str, Entry]:
+def read_entries_of(folder: Path) -> dict[str, Entry]:
+    """The entries of a folder's manifest, without making one; empty where there is none."""
     entries: dict[str, Entry] = {}
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as lines:
+    with contextlib.suppress(FileNotFoundError), open(folder / MANIFEST_NAME, "rb") as lines:
         for line in lines:
             # a line cut off by a crash, or edited: its output is made again
             with contextlib.suppress(ValueError, KeyError, TypeError):

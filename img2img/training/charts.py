@@ -134,7 +134,7 @@ def number(value: float) -> str:
         mantissa = mantissa.rstrip("0").rstrip(".")
         power = "10" + str(int(exponent)).translate(_SUPERSCRIPTS)
         return power if mantissa == "1" else f"{mantissa}×{power}".replace("-", "−", 1)
-    decimals = max(0, 3 - max(0, math.floor(math.log10(magnitude))))
+    decimals = max(0, 3 - math.floor(math.log10(magnitude)))
     text = f"{value:,.{decimals}f}"
     return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
 

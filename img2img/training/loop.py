@@ -283,6 +283,7 @@ class _Run:
         engine, train = self.engine, self.config.train
         total = round(train.kimg * 1000)
         started_at, began = engine.images_seen, time.perf_counter()
+        first_step, warm_since = engine.step, began
         before_log = (time.perf_counter(), engine.images_seen, self.prepared.loader.waited)
         if engine.images_seen == 0:
             self._sample()
@@ -298,8 +299,12 @@ class _Run:
                 raise self._diverged()
             if finished or stop or due(train.log_kimg, before, seen):
                 terms, before_log = self._write_log(before_log)
-            if engine.step - started_at // train.batch == _STEPS_BEFORE_ESTIMATE and not finished:
-                self._estimate((seen - started_at) / (time.perf_counter() - began), total)
+            if engine.step == first_step + _STEPS_BEFORE_ESTIMATE // 2:
+                warm_since = time.perf_counter()
+            if engine.step == first_step + _STEPS_BEFORE_ESTIMATE and not finished:
+                # the first steps choose kernels and fill caches
+                warm_images = (_STEPS_BEFORE_ESTIMATE - _STEPS_BEFORE_ESTIMATE // 2) * train.batch
+                self._estimate(warm_images / (time.perf_counter() - warm_since), total)
             if due(train.sample_kimg, before, seen) and not finished:
                 self._sample()
             if (due(train.state_kimg, before, seen) or stop) and not finished:

@@ -12,7 +12,7 @@ function formatNumber(value) {
     const short = String(Number(mantissa));
     text = short === "1" ? "10" + power : short + "×10" + power;
   } else {
-    const decimals = Math.max(0, 3 - Math.max(0, Math.floor(Math.log10(magnitude))));
+    const decimals = Math.max(0, 3 - Math.floor(Math.log10(magnitude)));
     text = value.toLocaleString("en-US", { maximumFractionDigits: decimals });
   }
   return text.replace(/^-/, "−");

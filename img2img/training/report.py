@@ -241,10 +241,10 @@ def _commands(run_dir: Path, config: Mapping[str, Any]) -> str:
         use = ("Make new pictures with the model:", f"img2img sample {model}")
     else:
         use = ("Translate a folder of pictures with the model:", f"img2img translate {model} SOURCE TARGET")
-    recipe = shlex.quote(str(config.get("recipe", {}).get("name") or "RECIPE"))
-    source = _SOURCE_OPTIONS[translator.source]
-    resume = f"img2img train {recipe} {source} --out {shlex.quote(str(run_dir))} --resume"
-    go_on = ("Train on from the last saved state, with the options that the run began with:", resume)
+    planned = _value(config.get("train", {}).get("kimg"))
+    longer = f" --set train.kimg={2 * planned:g}" if math.isfinite(planned) else ""
+    resume = f"img2img train {_SOURCE_OPTIONS[translator.source]} --out {shlex.quote(str(run_dir))} --resume"
+    go_on = ("Train on from the last saved state, here to twice the length:", resume + longer)
     return "".join(f'<p class="note">{escape(what)}</p>{command(how)}' for what, how in (use, go_on))
 
 

@@ -178,7 +178,7 @@ class TestClasses:
         """PROMISES D8."""
         for name in ("cat", "dgo"):
             make_folder(tmp_path / name, 1)
-        with pytest.raises(UsageFault, match=r"model has cat,dog; folder has cat,dgo\. Did you mean dog\?"):
+        with pytest.raises(UsageFault, match=r"model has cat,dog; folder has cat,dgo\. Did you mean dog\? Give the"):
             open_source(classes=tmp_path, resolution=SIZE, class_names=["cat", "dog"])
         match_classes(["a", "b"], ["b", "a"], "x")
 

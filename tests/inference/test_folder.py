@@ -335,6 +335,7 @@ def test_output_around_the_input_does_not_replace_a_picture(pointwise: Build, tm
     with pytest.raises(UsageFault, match="is one of the pictures"):
         translate_folder(pointwise(), src / "a.png", src)
     assert tree(src) == before
+    assert not (src / MANIFEST_NAME).exists()
 
 
 @pytest.mark.parametrize("dst", ["file", "file/below"])

@@ -111,7 +111,8 @@ def test_report_states_the_figures(tmp_path: Path) -> None:
     for expected in ("4,000", "80 s", "25.0 %", "1.5 MB", "40.0 % of 10,000 images", "penalties.r1.weight", "32, 32"):
         assert expected in text
     assert "img2img sample" in text
-    assert "img2img train cgan-small" in text
+    assert "img2img train --classes FOLDER --out" in text
+    assert "--resume --set train.kimg=20" in text
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
