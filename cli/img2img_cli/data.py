@@ -205,39 +205,20 @@ def pack_command(
         config = resolve(recipe, config_file, sets)
     except Faults as several:
         faults += several.faults
-    faults += DataPaths(images=images, classes=classes, a=a, b=b, pairs=pairs).faults()
+    paths = DataPaths(images=images, classes=classes, a=a, b=b, pairs=pairs)
+    faults += paths.faults()
     if faults:
         raise Faults(faults)
 
-    from img2img.data.augment import load_size
     from img2img.data.pack import pack, require_new_folder
-    from img2img.data.sources import open_source
+    from img2img.data.sources import open_configured
 
     require_new_folder(out)
-    data = config.data
     with _progress("checked") as progress:
-        source = open_source(
-            images,
-            classes,
-            a,
-            b,
-            pairs,
-            resolution=data.resolution,
-            channels=data.channels,
-            fit=data.fit,
-            load_size=load_size(data.resolution, config.augment.enlarge),
-            skip_bad=data.skip_bad,
-            workers=data.workers,
-            max_pixels=data.max_pixels,
-            allow_truncated=data.allow_truncated,
-            resize_pairs=data.resize_pairs,
-            pairs_policy=data.pairs_policy,
-            cache_gb=data.cache_gb,
-            progress=progress,
-        )
+        source = open_configured(config, paths, progress=progress)
     _show_notes(source)
     with _progress("packed") as progress:
-        pack(source, out, workers=data.workers, progress=progress)
+        pack(source, out, workers=config.data.workers, progress=progress)
     size = sum(path.stat().st_size for path in out.iterdir())
     if as_json:
         counts = {domain: source.count(domain) for domain in source.domains}

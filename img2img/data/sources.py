@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from img2img.config import Config, DataPaths
+from img2img.data.augment import load_size
 from img2img.data.decode import MAX_PIXELS
 from img2img.data.files import is_junk, list_images, no_images
 from img2img.data.lanes import ArrayLane, FileLane, Lane, Reading, Record, SizesDiffer
@@ -265,6 +267,39 @@ def open_source(
     outputs = {name: ("a", "b") if name == "pair" else (name,) for name in lanes}
     source = Source(kind, lanes, outputs, names=names, classes=found_classes, fit=fit, notes=notes, bad=bad)
     return _swapped(source) if direction == "b2a" and kind in ("pairs", "unpaired") else source
+
+
+def open_configured(
+    config: Config,
+    paths: DataPaths,
+    *,
+    direction: str = "a2b",
+    class_names: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Source:
+    """open_source with what a configuration says; the other arguments and errors are open_source's."""
+    data = config.data
+    return open_source(
+        paths.images,
+        paths.classes,
+        paths.a,
+        paths.b,
+        paths.pairs,
+        resolution=data.resolution,
+        channels=data.channels,
+        fit=data.fit,
+        load_size=load_size(data.resolution, config.augment.enlarge),
+        direction=direction,
+        skip_bad=data.skip_bad,
+        workers=data.workers,
+        max_pixels=data.max_pixels,
+        allow_truncated=data.allow_truncated,
+        resize_pairs=data.resize_pairs,
+        pairs_policy=data.pairs_policy,
+        cache_gb=data.cache_gb,
+        class_names=class_names,
+        progress=progress,
+    )
 
 
 def match_classes(expected: Sequence[str], found: Sequence[str], subject: object) -> None:

@@ -21,9 +21,8 @@ import torch
 from img2img import translators
 from img2img.checkpoint import ModelInfo, NetworkSpec, latest_state, load_networks, read_info, save_state, write_model
 from img2img.config import AugmentConfig, Config, DataPaths
-from img2img.data.augment import load_size
 from img2img.data.batches import Batch, Loader
-from img2img.data.sources import Source, match_classes, open_source
+from img2img.data.sources import Source, match_classes, open_configured
 from img2img.devices import choose_device
 from img2img.errors import Diverged, Faults, Interrupted, UsageFault
 from img2img.training.distributed import World
@@ -42,6 +41,7 @@ _log = logging.getLogger("img2img.training")
 _PREVIEW_IMAGES = 8  # columns of a sample grid of translations or classes
 _PREVIEW_SAMPLES = 64  # pictures of a grid without rows
 _STEPS_BEFORE_ESTIMATE = 20
+_SECONDS_BETWEEN_COUNTS = 10.0
 
 
 @dataclass(frozen=True)
@@ -183,26 +183,12 @@ def _prepare(config: Config, data: DataPaths, precision: Precision, world: World
 
 
 def _open_data(config: Config, data: DataPaths, kind: type[Translator], known_classes: tuple[str, ...]) -> Source:
-    options = config.data
-    source = open_source(
-        images=data.images,
-        classes=data.classes,
-        a=data.a,
-        b=data.b,
-        pairs=data.pairs,
-        resolution=options.resolution,
-        channels=options.channels,
-        fit=options.fit,
-        load_size=load_size(options.resolution, config.augment.enlarge),
-        direction=options.direction,
-        skip_bad=options.skip_bad,
-        workers=_decoding_threads(config),
-        max_pixels=options.max_pixels,
-        allow_truncated=options.allow_truncated,
-        resize_pairs=options.resize_pairs,
-        pairs_policy=options.pairs_policy,
-        cache_gb=options.cache_gb,
+    source = open_configured(
+        config,
+        data,
+        direction=config.data.direction,
         class_names=known_classes or None,
+        progress=_tell_every(_SECONDS_BETWEEN_COUNTS),
     )
     if source.kind != kind.source:
         wanted = {
@@ -217,6 +203,19 @@ def _open_data(config: Config, data: DataPaths, kind: type[Translator], known_cl
             f"Give {wanted[kind.source]}",
         )
     return source
+
+
+def _tell_every(seconds: float) -> Callable[[int, int], None]:
+    """Log how many files are checked, now and then: the first look at a large folder takes minutes."""
+    last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            _log.info(f"checked {done:,} of {total:,} files")
+
+    return tell
 
 
 def _decoding_threads(config: Config) -> int:
