@@ -30,6 +30,7 @@ def command(out: Path, length: float, device: str, as_json: bool) -> None:
       img2img demo --out /tmp/demo --length 5
     """
     from img2img.demo import duration, run_demo
+    from img2img.errors import printable
 
     result = run_demo(out, length=length, device=device, say=lambda line: click.echo(line, err=True))
     if as_json:
@@ -44,4 +45,4 @@ def command(out: Path, length: float, device: str, as_json: bool) -> None:
         f"of real ones {result.real_accuracy:.0%}; "
         f"they vary {result.digit_variety:.0%} as much as real ones"
     )
-    click.echo(f"in {duration(result.seconds)}; see {click.format_filename(result.page)}")
+    click.echo(f"in {duration(result.seconds)}; see {printable(result.page)}")

@@ -61,6 +61,7 @@ def list_models(as_json: bool) -> None:
       img2img models list --json
     """
     from img2img.checkpoint import read_info
+    from img2img.errors import printable
 
     folder = shipped_folder()
     infos = {path: read_info(path) for path in sorted(folder.glob("*.safetensors"))}
@@ -70,7 +71,7 @@ def list_models(as_json: bool) -> None:
     if not infos:
         click.echo("No models ship with the project yet. Train one with img2img train, or see img2img recipes list.")
     for path, info in infos.items():
-        click.echo(f"{click.format_filename(path)}  {info.translator}: {_use(info)}")
+        click.echo(printable(f"{path}  {info.translator}: {_use(info)}"))
 
 
 def shipped_folder() -> Path:

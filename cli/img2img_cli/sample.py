@@ -44,6 +44,7 @@ def command(
       img2img sample model.safetensors --out digits.png --count 100
       img2img sample model.safetensors --class cat --class dog --seed 7
     """
+    from img2img.errors import printable
     from img2img.inference.model import Model
     from img2img.inference.sampling import write_samples
 
@@ -54,4 +55,4 @@ def command(
         print_json({"count": count, "files": written})
     else:
         single = written[0] if len(written) == 1 else out
-        click.echo(f"made {count} {'picture' if count == 1 else 'pictures'} in {click.format_filename(single)}")
+        click.echo(f"made {count} {'picture' if count == 1 else 'pictures'} in {printable(single)}")

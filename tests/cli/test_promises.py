@@ -1,0 +1,1111 @@
+"""What the commands do with bad input, walked through the command line.
+
+`ROWS` is a table: what is typed, the exit code, what stderr must name, how it says to mend it, and the only paths that
+may be new afterwards. Every row runs twice, the second time with --json. The tests below it walk what does not fit into
+a line. The modules behind the commands have deeper tests of their own.
+
+All folders lie below names with spaces, accents and an emoji, so that every path option meets them.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import io
+import json
+import os
+import pickle
+import resource
+import shlex
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image, ImageCms
+
+from img2img.checkpoint import ModelInfo, NetworkSpec, write_model
+from img2img.errors import printable
+from img2img.networks import GENERATORS
+from img2img_cli import main
+
+_SMALL = (
+    "--device cpu --set data.resolution=16 --set data.workers=1 --set train.batch=2 "
+    "--set generator.width=4 --set discriminator.width=4"
+)
+_NOISE = f"{_SMALL} --set generator.max_width=8 --set generator.latent_dim=8 --set discriminator.max_width=8"
+DCGAN = f"train dcgan-small {_NOISE} --set train.kimg=0.004"
+CGAN = f"train cgan-small {_NOISE} --set train.kimg=0.004"
+PIX2PIX = f"train pix2pix-small {_SMALL} --set generator.depth=3 --set discriminator.layers=1"
+CYCLEGAN = f"train cyclegan-small {_SMALL} --set generator.blocks=1 --set discriminator.layers=1"
+PACK = "data pack dcgan-small --set data.resolution=16"
+PACK_PAIRS = "data pack pix2pix-small --set data.resolution=16 --out pack"
+TRANSLATE = "translate --device cpu @translator.safetensors"
+SAMPLE = "sample --device cpu --count 3"
+
+
+# --- pictures and files ----------------------------------------------------------------------------------------------
+
+
+def pixels(seed: int, height: int = 20, width: int = 24) -> np.ndarray:
+    """(H, W, 3) uint8 noise, which no format makes much smaller."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
+    """A PNG of any header over any pixel data."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    marker = "ran"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {shlex.quote(self.marker)}",)
+
+
+def _bind_socket(path: Path) -> None:
+    here = os.getcwd()
+    os.chdir(path.parent)  # names of sockets are short
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path.name)
+    os.chdir(here)
+
+
+_JPEG = encoded(Image.fromarray(pixels(0, 40, 48)), "JPEG", quality=95)
+_PNG = encoded(Image.fromarray(pixels(0, 40, 48)), "PNG")
+_COPY = "Copy it again"
+_CONVERT = "Convert it to PNG or JPEG"
+_ODD_FILE = "Rename it or leave it out"
+# name -> (promise, content or maker, problem, mend)
+BROKEN: dict[str, tuple[str, bytes | Callable[[Path], Any], str, str]] = {
+    "cut-half.jpg": ("C1", _JPEG[: len(_JPEG) // 2], "file is cut short", "allow-truncated"),
+    "cut-end.jpg": ("C1", _JPEG[:-2], "file is cut short", "allow-truncated"),
+    "cut-header.jpg": ("C1", _JPEG[:30], "file is cut short", "allow-truncated"),
+    "cut-half.png": ("C1", _PNG[: len(_PNG) // 2], "file is cut short", "allow-truncated"),
+    "empty.png": ("C2", b"", "is empty (0 bytes)", _COPY),
+    "page.jpg": ("C2", b"<!DOCTYPE html><html></html>", "begins like HTML, SVG or XML", _CONVERT),
+    "drawing.jpg": ("C2", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "begins like HTML, SVG or XML", _CONVERT),
+    "folder.jpg": ("C2", Path.mkdir, "is a folder", _ODD_FILE),
+    "pipe.png": ("C2", os.mkfifo, "is a pipe, socket or device", _ODD_FILE),
+    "socket.png": ("C2", _bind_socket, "is a pipe, socket or device", _ODD_FILE),
+    "device.png": ("C2", lambda path: path.symlink_to("/dev/zero"), "is a pipe, socket or device", _ODD_FILE),
+    "crc.png": ("C3", _PNG[:60] + bytes([_PNG[60] ^ 1]) + _PNG[61:], "wrong checksum in its IDAT", _COPY),
+    "flipped.jpg": ("C3", _JPEG[:180] + bytes([_JPEG[180] ^ 64]) + _JPEG[181:], "damaged", _COPY),
+    "bomb.png": ("C5", png(30_000, 30_000, 1, 0, b"\0" * 3751), "900 megapixels is over the limit of 179", "smaller"),
+    "bomb.jpg": (
+        "C5",
+        b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 11, 8, 65500, 65500, 1) + b"\1\x11\0" + b"\xff\xd9" * 60,
+        "4290 megapixels is over the limit of 179",
+        "--max-pixels",
+    ),
+    "nan.tif": ("C7", encoded(Image.fromarray(np.full((8, 8), np.nan, np.float32)), "TIFF"), "outside [0, 1]", "Scale"),
+    "float.tif": ("C7", encoded(Image.fromarray(np.full((8, 8), 3, np.float32)), "TIFF"), "outside [0, 1]", "Scale"),
+    "link.png": ("D1", lambda path: path.symlink_to("nowhere"), "is a link to nothing", "Remove the link"),
+    "pickle.png": ("E1", pickle.dumps(Payload()), "is not a picture", _CONVERT),
+    "\x1b[31mred\n.png": ("E11", b"", "is empty (0 bytes)", _COPY),
+}
+
+
+def _half_hidden() -> Image.Image:
+    """Opaque (10, 20, 30) above; below, bright red that opacity 0 hides."""
+    array = np.full((8, 8, 4), (10, 20, 30, 255), np.uint8)
+    array[4:] = (255, 0, 0, 0)
+    return Image.fromarray(array)
+
+
+def _palette(transparent: bool) -> bytes:
+    image = Image.fromarray(np.repeat([[0], [1]], 4, axis=0).repeat(8, axis=1).astype(np.uint8), "P")
+    image.putpalette([10, 20, 30, *((255, 0, 0) if transparent else (10, 20, 30))])
+    return encoded(image, "PNG", **({"transparency": 1} if transparent else {}))
+
+
+def _lab() -> bytes:
+    """(200, 60, 30) in CIELAB."""
+    transform = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    return encoded(transform.apply(Image.new("RGB", (8, 8), (200, 60, 30))), "TIFF")
+
+
+# Plain pictures of every mode -> the colour that training sees
+MODES: dict[str, tuple[str, bytes, tuple[int, int, int]]] = {
+    "cmyk.jpg": ("C6", encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"), (255, 0, 0)),
+    "grey.png": ("C6", encoded(Image.new("L", (8, 8), 100), "PNG"), (100, 100, 100)),
+    "bilevel.png": ("C6", encoded(Image.new("1", (8, 8), 1), "PNG"), (255, 255, 255)),
+    "grey-alpha.png": ("C6", encoded(Image.new("LA", (8, 8), (100, 128)), "PNG"), (100, 100, 100)),
+    "palette.png": ("C6", _palette(False), (10, 20, 30)),
+    "palette-transparent.png": ("C6", _palette(True), (10, 20, 30)),
+    "lab.tif": ("C6", _lab(), (200, 60, 30)),
+    "grey-16.png": ("C7", encoded(Image.fromarray(np.full((8, 8), 64 * 257, np.uint16)), "PNG"), (64, 64, 64)),
+    "grey-16.tif": ("C7", encoded(Image.fromarray(np.full((8, 8), 64 * 257, np.uint16)), "TIFF"), (64, 64, 64)),
+    "colour-16.png": ("C7", png(8, 8, 16, 2, (b"\0" + b"\x40\x40\x50\x50\x60\x60" * 8) * 8), (64, 80, 96)),
+    "float.tif": ("C7", encoded(Image.fromarray(np.full((8, 8), 64 / 255, np.float32)), "TIFF"), (64, 64, 64)),
+    "hidden.png": ("C8", encoded(_half_hidden(), "PNG"), (10, 20, 30)),
+    "hidden.webp": ("C8", encoded(_half_hidden(), "WEBP", lossless=True, exact=True), (10, 20, 30)),
+}
+SIZES = [(1, 1), (1, 70), (70, 1), (3, 400), (5, 7), (33, 31)]  # (height, width): C11, C12
+_TURN = Image.Transpose
+# by Exif orientation from 2: what was done to the upright picture before it was stored
+_TURNS = (
+    *(_TURN.FLIP_LEFT_RIGHT, _TURN.ROTATE_180, _TURN.FLIP_TOP_BOTTOM),
+    *(_TURN.TRANSPOSE, _TURN.ROTATE_90, _TURN.TRANSVERSE, _TURN.ROTATE_270),
+)
+
+
+def fill(folder: Path, names: list[str] | int, seed: int = 0, size: tuple[int, int] = (20, 24)) -> Path:
+    """Write noise pictures under these names, or so many PNG."""
+    if isinstance(names, int):
+        names = [f"{number:02d}.png" for number in range(names)]
+    for index, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(seed + index, *size)).save(path)
+    return folder
+
+
+# --- model files -----------------------------------------------------------------------------------------------------
+
+_RESNET = {"in_channels": 3, "out_channels": 3, "width": 4, "blocks": 1}
+_UNET = {"in_channels": 1, "out_channels": 1, "width": 4, "depth": 3}
+_DCGAN = {"resolution": (16, 16), "out_channels": 3, "latent_dim": 8, "width": 4, "num_classes": 3}
+
+
+def write_translator(path: Path, network: str, arguments: dict[str, Any]) -> None:
+    info = ModelInfo(
+        translator="pix2pix",
+        task="translate",
+        networks={"generator": NetworkSpec(network, arguments)},
+        directions={"a2b": "generator"},
+        domains={"a": "photos", "b": "drawings"},
+        channels={"a": arguments["in_channels"], "b": arguments["out_channels"]},
+        resolution=(16, 16),
+    )
+    write_model(path, {"generator": GENERATORS[network](**arguments)}, info)
+
+
+def write_sampler(path: Path, classes: tuple[str, ...]) -> None:
+    info = ModelInfo(
+        translator="conditional",
+        task="sample",
+        networks={"generator": NetworkSpec("dcgan", _DCGAN)},
+        directions={},
+        domains={"image": "things"},
+        channels={"image": 3},
+        classes=classes,
+        resolution=(16, 16),
+    )
+    write_model(path, {"generator": GENERATORS["dcgan"](**_DCGAN)}, info)
+
+
+def split_model(path: Path) -> tuple[dict[str, Any], dict[str, Any], bytes]:
+    """Header, description and weights of a model file."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    return header, json.loads(header["__metadata__"]["img2img"]), content[8 + length :]
+
+
+def forge(target: Path, source: Path, describe: Callable[[dict[str, Any]], Any]) -> None:
+    """`source` with another description over the same weights."""
+    header, description, weights = split_model(source)
+    describe(description)
+    header["__metadata__"]["img2img"] = json.dumps(description)
+    text = json.dumps(header).encode()
+    target.write_bytes(struct.pack("<Q", len(text)) + text + weights)
+
+
+def reweigh(target: Path, source: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    """`source` with other weights, and the checksum that is right for them."""
+    _, description, _ = split_model(source)
+    tensors = safetensors.torch.load(source.read_bytes())
+    change(tensors)
+    target.write_bytes(safetensors.torch.save(tensors))
+    description["sha256"] = hashlib.sha256(_tensor_bytes(target)).hexdigest()
+    target.write_bytes(safetensors.torch.save(tensors, {"img2img": json.dumps(description)}))
+
+
+def _tensor_bytes(path: Path) -> bytes:
+    content = path.read_bytes()
+    return content[8 + struct.unpack("<Q", content[:8])[0] :]
+
+
+def overlap(target: Path, source: Path) -> None:
+    """All weights on the same bytes."""
+    header, description, weights = split_model(source)
+    for name, entry in header.items():
+        if name != "__metadata__":
+            start, end = entry["data_offsets"]
+            entry["data_offsets"] = [0, end - start]
+    text = json.dumps(header).encode()
+    target.write_bytes(struct.pack("<Q", len(text)) + text + weights)
+
+
+def _first_weight(tensors: dict[str, torch.Tensor]) -> str:
+    return min(name for name in tensors if tensors[name].ndim == 4)
+
+
+def _recast(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[_first_weight(tensors)] = tensors[_first_weight(tensors)].to(torch.int32)
+
+
+def _reshape(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[_first_weight(tensors)] = tensors[_first_weight(tensors)].flatten()
+
+
+DAMAGED_MODELS: dict[str, tuple[Callable[[Path, Path], Any], str, str]] = {
+    "nothing": (lambda path, _: path.write_bytes(b""), "not a safetensors file", "Give a model.safetensors"),
+    "huge-header": (
+        lambda path, _: path.write_bytes(struct.pack("<Q", 1 << 62) + b"{}"),
+        "not a safetensors file",
+        "Give a model.safetensors",
+    ),
+    "no-json": (lambda path, _: path.write_bytes(struct.pack("<Q", 8) + b"{nojson}"), "header is damaged", _COPY),
+    "many-entries": (
+        lambda path, _: safetensors.torch.save_file({f"{i}": torch.zeros(0) for i in range(100_000)}, path),
+        "not a model of img2img",
+        "Give a model.safetensors",
+    ),
+    "half": (lambda path, source: path.write_bytes(source.read_bytes()[:-100]), "checksum", _COPY),
+    "overlap": (overlap, "not a readable safetensors file", _COPY),
+    "dtype": (lambda path, source: reweigh(path, source, _recast), "has type torch.int32", "Use the version"),
+    "shape": (lambda path, source: reweigh(path, source, _reshape), "has shape", "Use the version"),
+    "missing": (
+        lambda path, source: reweigh(path, source, lambda tensors: tensors.pop(_first_weight(tensors))),
+        "is missing",
+        "Use the version",
+    ),
+    "extra": (
+        lambda path, source: reweigh(path, source, lambda tensors: tensors.update(evil=torch.zeros(1))),
+        "weight evil is not part of its networks",
+        "Use the version",
+    ),
+    "a-folder": (lambda path, _: path.mkdir(), "is no regular file", "Give a model.safetensors"),
+    "a-pipe": (lambda path, _: os.mkfifo(path), "is no regular file", "Give a model.safetensors"),
+}
+
+
+def _argue(**arguments: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda description: description["networks"]["generator"]["arguments"].update(arguments)
+
+
+LYING_MODELS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "wide": (_argue(width=10**9), "width: 1000000000 is out of range"),
+    "negative": (_argue(width=-4), "width: -4 is out of range"),
+    "deep": (_argue(blocks=10**7), "blocks: 10000000 is out of range"),
+    "channels": (_argue(in_channels=10**9), "in_channels: 1000000000 is out of range"),
+    "text": (_argue(width="wide"), "width: 'wide'"),
+    "argument": (_argue(evil=1), "evil"),
+    "network": (lambda d: d["networks"]["generator"].update(name="os.system"), "'os.system' is unknown"),
+    "resolution": (lambda d: d.update(resolution=[-1, 16]), "contradicts itself"),
+    "endless": (lambda d: d.update(resolution=[1e999, 16]), "malformed"),
+    "directions": (lambda d: d.update(directions={"../../a": "generator"}), "does not fit its networks"),
+    "domains": (lambda d: d.update(domains=["photos"]), "malformed"),
+    "metrics": (lambda d: d.update(metrics={"fid": float("nan")}), "malformed"),
+    "task": (lambda d: d.update(task="evil"), "contradicts itself"),
+    "format": (lambda d: d.update(format=99), "written in format 99"),
+}
+PAYLOADS: dict[str, Callable[[Path], Any]] = {
+    "plain.pth": lambda path: path.write_bytes(pickle.dumps(Payload())),
+    "text.pkl": lambda path: path.write_bytes(pickle.dumps(Payload(), protocol=0)),
+    "zip.pt": lambda path: torch.save({"state": Payload()}, path),
+    "legacy.ckpt": lambda path: torch.save({"state": Payload()}, path, _use_new_zipfile_serialization=False),
+    "nested.zip": lambda path: _zip(path, pickle.dumps(Payload())),
+    "legacy.tar": lambda path: _tar(path, pickle.dumps(Payload())),
+    "cache.npy": lambda path: np.save(path, np.array([Payload()], object), allow_pickle=True),
+    "model.safetensors": lambda path: path.write_bytes(pickle.dumps(Payload())),
+}
+
+
+def _zip(path: Path, content: bytes) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+
+
+def _tar(path: Path, content: bytes) -> None:
+    with tarfile.open(path, "w") as archive:
+        member = tarfile.TarInfo("pickle")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+
+
+# --- the world and what is done in it --------------------------------------------------------------------------------
+
+
+def invoke(*words: object) -> Result:
+    """The command line, in this process."""
+    result = CliRunner().invoke(main, [str(word) for word in words], color=True)
+    for stream in (result.stdout, result.stderr):
+        assert "Traceback" not in stream
+        assert "internal:" not in stream
+        assert "\x1b" not in stream, "a name may not drive the terminal"
+        assert "\r" not in stream, "no progress bar where there is no terminal"
+    return result
+
+
+def tree(root: Path) -> dict[str, str]:
+    """Every path below `root` with its kind or the hash of its content."""
+    found = {}
+    for folder, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            plain = path.is_file() and not path.is_symlink()
+            content = hashlib.sha256(path.read_bytes()).hexdigest() if plain else oct(path.lstat().st_mode)
+            found[str(path.relative_to(root))] = content
+    return found
+
+
+def require_form(line: str) -> tuple[str, str]:
+    """Subject and problem, and the mend, of a line of stderr."""
+    assert line.startswith("error: "), line
+    problem, stop, mend = line.removeprefix("error: ").partition(". ")
+    assert ": " in problem, f"no subject: {line}"
+    assert stop, f"no mend: {line}"
+    assert mend[0].isupper() or mend[0] == "`", f"no mend: {line}"
+    return problem, mend
+
+
+def only_object(stdout: str) -> dict[str, Any]:
+    """The one JSON object that --json may print."""
+    assert stdout.endswith("}\n")
+    assert stdout.count("\n") == 1
+    answer = json.loads(stdout)
+    assert isinstance(answer, dict)
+    return answer
+
+
+@dataclass(frozen=True)
+class World:
+    """Folders, models and runs that no test changes. A word @NAME of a command line is the path NAME below `root`."""
+
+    root: Path
+
+    def fill(self, text: str) -> str:
+        return text.replace("@", f"{self.root}/")
+
+    def words(self, line: str) -> list[str]:
+        return [self.fill(word) for word in shlex.split(line)]
+
+    def run(self, line: str) -> Result:
+        return invoke(*self.words(line))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    root = tmp_path_factory.mktemp("promises") / "wörld of pictures 🎨"
+    root.mkdir()
+    fill(root / "flat", 12)
+    fill(root / "ten", 10, seed=100)
+    fill(root / "few", 3, seed=50)
+    fill(root / "single", 1, seed=70)
+    fill(root / "large", 12, seed=200, size=(20, 30))
+    fill(root / "sides", 3, size=(20, 48))
+    fill(root / "odd-width", 2, size=(20, 25))
+    fill(root / "p", [f"p{number:02d}.png" for number in range(15)])
+    fill(root / "q", [f"q{number:02d}.png" for number in range(14)] + ["p00.png"])
+    fill(root / "twins", ["a.png", "a.jpg"])
+    fill(root / "twin", ["a.png"])
+    fill(root / "upper", ["Ab.PNG", "c.png"])
+    fill(root / "lower", ["aB.jpg", "C.bmp"], seed=60)
+    fill(root / "mostly-good", 30)
+    fill(root / "some-bad", 9)
+    fill(root / "classes", ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"])
+    fill(root / "misspelled", ["cat/1.png", "cat/2.png", "dgo/1.png", "dgo/2.png"])
+    fill(root / "one-class", ["cat/1.png"])
+    fill(root / "empty-class", ["cat/1.png"])
+    fill(root / "loose", ["cat/1.png", "dog/1.png", "stray.png"], seed=80)
+    (root / "empty-class" / "dog").mkdir()
+    (root / "empty").mkdir()
+    for name in (".hidden.png", "Thumbs.db", "notes.txt", "__MACOSX/a.png", ".ipynb_checkpoints/a.png"):
+        (root / "junk" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "junk" / name).write_bytes(b"x")
+    (root / "file").write_text("mine")
+    (root / "keys.toml").write_text("[train]\nbatch = 2\n")
+    make_broken(root)
+    make_models(root)
+    world = World(root)
+    for line in (
+        f"{DCGAN} --images @flat --out @run",
+        f"{CGAN} --classes @classes --out @class-run",
+        f"{PACK} --images @flat --out @evil-pack",
+    ):
+        assert world.run(line).exit_code == 0
+    np.save(root / "evil-pack" / "image.npy", np.array([Payload()], object), allow_pickle=True)
+    return world
+
+
+def make_broken(root: Path) -> None:
+    """broken: every file of BROKEN and two good pictures; only-bad, and two folders with some of them."""
+    fill(root / "broken", ["good-1.png", "good-2.jpg"])
+    for name, (_, content, _, _) in BROKEN.items():
+        path = root / "broken" / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            content(path)
+    for folder in ("mostly-good", "some-bad", "only-bad"):
+        (root / folder).mkdir(exist_ok=True)
+        for name in ("cut-half.jpg", "empty.png"):
+            shutil.copy(root / "broken" / name, root / folder / name)
+
+
+def make_models(root: Path) -> None:
+    """Two models that translate, one that samples, and what only claims to be one."""
+    write_translator(root / "translator.safetensors", "resnet", _RESNET)
+    write_translator(root / "grey.safetensors", "unet", _UNET)
+    write_sampler(root / "sampler.safetensors", ("cat", "dog", "../../owl"))
+    (root / "models").mkdir()
+    for name, (make, _, _) in DAMAGED_MODELS.items():
+        make(root / "models" / name, root / "translator.safetensors")
+    for name, (describe, _) in LYING_MODELS.items():
+        forge(root / "models" / f"lying-{name}", root / "translator.safetensors", describe)
+    Payload.marker = str(root / "ran")
+    (root / "payloads").mkdir()
+    for name, make_payload in PAYLOADS.items():
+        make_payload(root / "payloads" / name)
+
+
+@pytest.fixture(scope="session")
+def world_tree(world: World) -> dict[str, str]:
+    """The world's files as the last test left them."""
+    return tree(world.root)
+
+
+@pytest.fixture
+def here(world: World, world_tree: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The empty working folder of a test, at whose end the world is as it was, and no payload has run."""
+    folder = tmp_path / "wörk here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    yield folder
+    before, after = dict(world_tree), tree(world.root)
+    world_tree.clear()
+    world_tree.update(after)
+    assert after == before
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. `writes` are patterns of the only paths that may be new."""
+
+    promise: str
+    line: str
+    code: int
+    says: str
+    mend: str = ""
+    writes: tuple[str, ...] = ()
+
+
+# FOLDER and MODEL stand for what the command reads
+FOLDER_READERS = {
+    "train": f"{DCGAN} --dry-run --images FOLDER",
+    "check": "data check --images FOLDER",
+    "pack": f"{PACK} --out pack --images FOLDER",
+    "split": "data split --out parts --images FOLDER",
+    "translate": f"{TRANSLATE} FOLDER out",
+}
+CLASS_READERS = {
+    "train": f"{CGAN} --dry-run --classes FOLDER",
+    "check": "data check --classes FOLDER",
+    "pack": "data pack cgan-small --set data.resolution=16 --out pack --classes FOLDER",
+}
+PAIR_READERS = {
+    "train": f"{PIX2PIX} --dry-run --pairs FOLDER",
+    "check": "data check --pairs FOLDER",
+    "pack": f"{PACK_PAIRS} --pairs FOLDER",
+}
+MODEL_READERS = {
+    "info": "models info MODEL",
+    "translate": "translate --device cpu MODEL @flat out",
+    "sample": f"{SAMPLE} MODEL --out out",
+    "train": f"{DCGAN} --images @flat --out out --init MODEL",
+}
+TRANSLATED = ("out", "out/.img2img-manifest.jsonl", "out/skipped.jsonl")
+
+
+def each(commands: dict[str, str], promise: str, read: str, code: int, says: str, mend: str, *only: str) -> list[Row]:
+    """A row for every command, or `only` for some, that reads the same thing."""
+    return [
+        Row(f"{promise}: {name}", line.replace("FOLDER", read).replace("MODEL", read), code, says, mend)
+        for name, line in commands.items()
+        if not only or name in only
+    ]
+
+
+ROWS = [
+    # an output that cannot be
+    Row("A6 file: train", f"{DCGAN} --images @flat --out @file", 2, "@file: cannot be written", "Choose another --out"),
+    Row("A6 below a file: train", f"{DCGAN} --images @flat --out @file/run", 2, "@file/run: ", "Choose another --out"),
+    Row("A6 used folder: train", f"{DCGAN} --images @flat --out @few", 2, "@few: the folder is not empty", "Choose"),
+    Row("A6 file: pack", f"{PACK} --images @flat --out @file", 2, "@file: exists already", "Choose another name"),
+    Row("A6 below a file: pack", f"{PACK} --images @flat --out @file/a", 2, "@file/a: cannot be made", "Choose"),
+    Row("A6 file: split", "data split --images @flat --out @file", 2, "@file: exists already", "Choose another name"),
+    Row("A6 below a file: split", "data split --images @flat --out @file/a", 2, "@file/a: cannot be made", "Choose"),
+    Row("A6 file: translate", f"{TRANSLATE} @flat @file", 2, "@file: is a file", "Choose another output folder"),
+    Row("A6 below a file: translate", f"{TRANSLATE} @flat @file/a", 2, "@file/a: cannot be made", "Choose a folder"),
+    Row("A6 picture: translate", f"{TRANSLATE} @flat/00.png @file/a.png", 2, "@file: is a file", "Choose another"),
+    Row("A6 file: sample", f"{SAMPLE} @sampler.safetensors --out @file", 2, "@file: is a file", "Choose another"),
+    Row(
+        "A6 below: sample", f"{SAMPLE} @sampler.safetensors --out @file/a.png", 2, "@file: is a file", "Choose another"
+    ),
+    # resuming
+    Row("A11 no resume", f"{DCGAN} --images @flat --out @run", 2, "@run: this run exists already", "--resume"),
+    Row(
+        "A11 learning rate",
+        f"{DCGAN} --images @flat --out @run --resume --set optim.lr=0.1",
+        2,
+        "optim.lr: the run has 0.0002, now 0.1",
+        "Leave it as it was",
+    ),
+    Row(
+        "A11 shorter run",
+        f"{DCGAN} --images @flat --out @run --resume --set train.kimg=0.002",
+        2,
+        "train.kimg: the run has 0.004, now 0.002",
+        "Leave it as it was",
+    ),
+    Row(
+        "A11 other pictures",
+        f"{DCGAN} --images @ten --out @run --resume",
+        2,
+        "data: the pictures changed since step-000000002",
+        "Put them back",
+    ),
+    # bad files, beside the test of each of them
+    Row(
+        "C too many bad files",
+        f"{DCGAN} --dry-run --images @some-bad --set data.skip_bad=true",
+        2,
+        "@some-bad: 2 of 11 files cannot be used",
+        "More than a tenth",
+    ),
+    Row("C2 pipe for a folder", f"{DCGAN} --dry-run --images @broken/pipe.png", 2, "--images: ", "Check the path"),
+    Row("C2 pipe for a picture", f"{TRANSLATE} @broken/pipe.png a.png", 1, "pipe.png: is a pipe", "Rename it"),
+    Row("C1 picture cut short", f"{TRANSLATE} @broken/cut-half.jpg a.png", 1, "file is cut short", "allow-truncated"),
+    Row("C1 strict", f"{TRANSLATE} @only-bad out --strict", 1, "cut-half.jpg: ", "Copy it again", writes=TRANSLATED),
+    # output and input
+    Row("D4 same folder", f"{TRANSLATE} @flat @flat", 2, "@flat: output and input are the same", "--in-place"),
+    Row("D4 same folder, another name", f"{TRANSLATE} @flat @few/../flat", 2, "same folder", "--in-place"),
+    Row("D4 same file", f"{TRANSLATE} @flat/00.png @flat/00.png", 2, "is the picture itself", "--in-place"),
+    Row("D4 own folder", f"{TRANSLATE} @flat/00.png @flat", 2, "@flat/00.png: is one of the pictures", "--in-place"),
+    Row("D4 split", "data split --images @flat --out @flat/parts", 2, "@flat/parts: lies inside", "Choose a place"),
+    # nothing to read
+    *each(FOLDER_READERS, "D7 empty", "@empty", 2, "@empty: no images in it (looked for .apng", "Check the path"),
+    *each(FOLDER_READERS, "D7 junk", "@junk", 2, "@junk: no images in it (looked for .apng", "Check the path"),
+    *each(FOLDER_READERS, "D7 missing", "@missing", 2, "folder", "Check the path"),
+    *each(
+        FOLDER_READERS, "D7 only bad files", "@only-bad", 2, "empty.png: is empty", "remove", "train", "check", "pack"
+    ),
+    Row("D7 only bad files: translate", f"{TRANSLATE} @only-bad out", 2, "empty.png: is empty", "remove", TRANSLATED),
+    # classes
+    *each(CLASS_READERS, "D8 one class", "@one-class", 2, "only one class folder (cat)", "at least two"),
+    *each(CLASS_READERS, "D8 empty class", "@empty-class", 2, "@empty-class/dog: no images in", ""),
+    *each(CLASS_READERS, "D8 loose", "@loose", 2, "@loose: 1 images lie loose", "Move each into the folder"),
+    *each(CLASS_READERS, "D8 missing", "@missing", 2, "missing", "Check the path"),
+    Row(
+        "D8 resume with another class",
+        f"{CGAN} --classes @misspelled --out @class-run --resume",
+        2,
+        "classes differ: model has cat,dog; folder has cat,dgo",
+        "Did you mean dog?",
+    ),
+    Row(
+        "D8 begin from a model of other classes",
+        f"{CGAN} --classes @misspelled --dry-run --init @class-run/model.safetensors",
+        2,
+        "@misspelled: classes differ: model has cat,dog; folder has cat,dgo",
+        "Did you mean dog?",
+    ),
+    Row("D8 sample a class", f"{SAMPLE} @sampler.safetensors --class dgo", 2, "has no class dgo", "Did you mean dog?"),
+    Row("D8 wrong kind", f"{CGAN} --images @flat --dry-run", 2, "learns from classes, not", "Give --classes DIR"),
+    # pairs
+    *each(PAIR_READERS, "D9 partners missing", "@flat @ten", 2, "2 only in", "data.pairs_policy=intersect"),
+    *each(PAIR_READERS, "D9 many partners missing", "@p @q", 2, "and 4 more", "data.pairs_policy=intersect"),
+    *each(PAIR_READERS, "D9 sizes differ", "@flat @large", 2, "is 30×20, but", "data.resize_pairs=true"),
+    *each(PAIR_READERS, "D9 odd width", "@odd-width", 2, "00.png: width 25 is odd", "Give both halves the same width"),
+    *each(PAIR_READERS, "D9 equal stems", "@twins @twin", 2, "has the same name as a.jpg but for the suffix", "rename"),
+    *each(PAIR_READERS, "D9 one empty", "@flat @empty", 2, "@empty: no images in it", "Check the path"),
+    Row("D9 split", "data split --pairs @flat @ten --out parts", 2, "2 only in", "Remove or add"),
+    Row(
+        "D9 intersect",
+        f"{PACK_PAIRS} --pairs @flat @ten --set data.pairs_policy=intersect",
+        0,
+        "left out without partner: 2 only in",
+        writes=("pack", "pack/*"),
+    ),
+    Row(
+        "D9 resize",
+        f"{PACK_PAIRS} --pairs @flat @large --set data.resize_pairs=true",
+        0,
+        "",
+        writes=("pack", "pack/*"),
+    ),
+    Row("D9 case", f"{PACK_PAIRS} --pairs @upper @lower", 0, "upper and lower case", writes=("pack", "pack/*")),
+    # unpaired
+    Row("D10 empty side", f"{CYCLEGAN} --a @flat --b @empty --dry-run", 2, "@empty: no images in it", "Check the path"),
+    Row("D10 same folder", f"{CYCLEGAN} --a @flat --b @flat --dry-run", 2, "is the same folder as --a", "Give two"),
+    Row("D10 same folder, another name", f"{CYCLEGAN} --a @flat --b @few/../flat --dry-run", 2, "is the same", "Give"),
+    Row("D10 same folder: check", "data check --a @flat --b @flat", 2, "is given twice", "Give two different folders"),
+    Row("D10 one side", f"{CYCLEGAN} --a @flat --dry-run", 2, "--a: stands without --b", "Give --b"),
+    Row("D10 one picture", f"{CYCLEGAN} --a @flat --b @single --dry-run", 0, "single holds 1 image"),
+    # what claims to be a model
+    *(
+        row
+        for name in PAYLOADS
+        for row in each(MODEL_READERS, f"E1 {name}", f"@payloads/{name}", 2, f"@payloads/{name}: ", ".safetensors")
+    ),
+    Row("E1 config", f"{DCGAN} --images @flat --config @payloads/plain.pth", 2, "plain.pth: is not UTF-8", "Save it"),
+    Row("E1 text config", f"{DCGAN} --images @flat --config @payloads/text.pkl", 2, "text.pkl: is not ", ""),
+    *each(FOLDER_READERS, "E1 pack", "@evil-pack", 2, "@evil-pack: is a damaged pack", "Pack the", "train", "check"),
+    *(
+        row
+        for name, (_, says, mend) in DAMAGED_MODELS.items()
+        for row in each(MODEL_READERS, f"E3 {name}", f"@models/{name}", 2, f"@models/{name}: ", mend, "translate")
+    ),
+    *(
+        Row(f"E4 {name}", f"translate --device cpu @models/lying-{name} @flat out", 2, says, "")
+        for name, (_, says) in LYING_MODELS.items()
+    ),
+    Row(
+        "E4 class names with paths",
+        f"{SAMPLE} @sampler.safetensors --out out",
+        0,
+        "made 3 pictures",
+        writes=("out", "out/cat", "out/dog", "out/*owl", "out/*.png"),
+    ),
+    Row("E4 wide", f"{DCGAN} --images @flat --set generator.width=1000000000", 2, "generator.width: 10000", "Use"),
+    Row("E4 negative", f"{DCGAN} --images @flat --set generator.width=-4", 2, "generator.width: -4 is", "Use"),
+    Row("E4 network", f"{DCGAN} --images @flat --set generator.name=evil", 2, "generator.name: 'evil' is", ""),
+    Row("E4 resolution", f"{DCGAN} --images @flat --set data.resolution=100000", 2, "data.resolution: cannot", "Give"),
+    Row("E4 batch", f"{DCGAN} --images @flat --set train.batch=1000000000", 2, "train.batch: cannot be", "Give"),
+    # usage
+    Row("F4 command", "trian", 2, "there is no command 'trian'", "Did you mean train?"),
+    Row("F4 recipe", "recipes show pix2pik", 2, "recipe pix2pik: there is no such recipe", "Did you mean pix2pix"),
+    Row("F4 key", "recipes keys nothing", 2, "nothing: no key contains this", "lists every key"),
+    Row("F4 argument", "doctor twice", 2, "img2img doctor: ", "See `img2img doctor --help`"),
+    Row("F4 doctor", "doctor", 0, "Picture formats"),
+    Row("F4 recipes", "recipes list", 0, "cyclegan-small"),
+    Row("F4 check", "data check --images @flat", 0, "no problems"),
+    Row("F4 option", "models info --jsn", 2, "'--jsn'", "See `img2img models info --help`"),
+    Row("F7 unconditional", f"{DCGAN} --images @flat --dry-run --out run", 0, "Nothing was written"),
+    Row("F7 conditional", f"{CGAN} --classes @classes --dry-run", 0, "Nothing was written"),
+    Row("F7 pairs", f"{PIX2PIX} --pairs @flat @flat/../large --set data.resize_pairs=true --dry-run", 0, "Nothing was"),
+    Row("F7 side by side", f"{PIX2PIX} --pairs @sides --dry-run", 0, "Nothing was written"),
+    Row("F7 unpaired", f"{CYCLEGAN} --a @flat --b @few --dry-run", 0, "Nothing was written"),
+    Row(
+        "F10 train",
+        f"{DCGAN} --images @flat --config @keys.toml --init @run/model.safetensors --out 'rüns 🎨/a b'",
+        0,
+        "rüns 🎨/a b/model.safetensors",
+        writes=("rüns 🎨", "rüns 🎨/*"),
+    ),
+    Row("F10 pack", f"{PACK} --images @flat --out 'päck 1'", 0, "into päck 1", writes=("päck 1", "päck 1/*")),
+    Row("F10 split", "data split --images @flat --out 'pärts 1'", 0, "pärts 1/tr", writes=("pärts 1", "pärts 1/*")),
+    Row("F10 against", "data check --images @flat --against @few", 0, "no problems"),
+    Row("F10 translate", f"{TRANSLATE} @flat 'öut 🎨'", 0, "translated 12", writes=("öut 🎨", "öut 🎨/*")),
+    Row("F10 picture", f"{TRANSLATE} @flat/00.png 'ä b.jpg'", 0, "translated 1", writes=("ä b.jpg",)),
+    Row("F10 sample", f"{SAMPLE} @sampler.safetensors --out 'ä b.png'", 0, "ä b.png", writes=("ä b.png",)),
+    Row("F10 models", "models info @translator.safetensors", 0, "photos → drawings"),
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.promise for row in ROWS])
+def test_row(row: Row, world: World, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, as_json = here / "plain", here / "json"
+    says = unicodedata.normalize("NFC", world.fill(row.says))
+    for folder, line in ((plain, row.line), (as_json, f"{row.line} --json")):
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        result = world.run(line)
+        assert result.exit_code == row.code, result.output
+        new = [path for path in tree(folder) if not any(fnmatch.fnmatchcase(path, one) for one in row.writes)]
+        assert new == []
+        errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        if row.code:
+            parts = [require_form(error) for error in errors]
+            assert any(says in problem and row.mend in mend for problem, mend in parts), result.stderr
+        if folder is plain:
+            assert says in result.output
+            continue
+        answer = only_object(result.stdout)
+        if "error" in answer:
+            assert answer == {"error": [error.removeprefix("error: ") for error in errors], "exit_code": row.code}
+
+
+def test_every_command_is_in_the_table() -> None:
+    from img2img_cli import COMMANDS
+
+    assert {row.line.split()[0] for row in ROWS} >= set(COMMANDS) - {"demo"}
+
+
+# --- pictures that cannot be used ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "writes"),
+    [
+        ("data check --images @broken", 2, set()),
+        (f"{DCGAN} --images @broken --dry-run", 2, set()),
+        (f"{DCGAN} --images @broken --out runs/new", 2, set()),
+        (f"{PACK} --images @broken --out pack", 2, set()),
+        (f"{TRANSLATE} @broken out", 3, {*TRANSLATED, "out/good-1.png", "out/good-2.jpg"}),
+    ],
+    ids=["check", "dry run", "train", "pack", "translate"],
+)
+def test_broken_pictures_are_listed_together(line: str, code: int, writes: set[str], world: World, here: Path) -> None:
+    result = world.run(line)
+    assert result.exit_code == code, result.output
+    assert set(tree(here)) == writes
+    lines = result.stderr.splitlines()
+    for name, (promise, _, problem, mend) in BROKEN.items():
+        prefix = f"error: {printable(world.root / 'broken' / name)}: "
+        found = [line for line in lines if line.startswith(prefix)]
+        assert len(found) == 1, f"{promise}: {name}"
+        assert problem in require_form(found[0])[0], promise
+        assert mend in require_form(found[0])[1], promise
+    if writes:
+        skipped = [json.loads(line) for line in (here / "out" / "skipped.jsonl").read_text().splitlines()]
+        assert {Path(entry["path"]).name for entry in skipped} == {printable(name) for name in BROKEN}
+        assert all(entry["reason"] and entry["mend"] for entry in skipped)
+        assert result.stdout.splitlines()[-1] == f"translated 2, skipped {len(BROKEN)} (see skipped.jsonl)"
+
+
+@pytest.mark.parametrize("line", [f"{DCGAN} --dry-run", f"{PACK} --out pack"], ids=["train", "pack"])
+def test_a_few_bad_files_may_be_left_out_and_are_listed(line: str, world: World, here: Path) -> None:
+    result = world.run(f"{line} --images @mostly-good --set data.skip_bad=true")
+    assert result.exit_code == 0, result.output
+    assert "left out 2 of 32 files" in result.stderr
+    for name in ("cut-half.jpg", "empty.png"):
+        assert any("left out: " in line and name in line for line in result.stderr.splitlines())
+
+
+# --- odd pictures that can be used -----------------------------------------------------------------------------------
+
+
+def test_every_mode_becomes_the_right_colour(world: World, here: Path) -> None:
+    """C6, C7, C8: a pack holds what training sees."""
+    (here / "modes").mkdir()
+    for name, (_, content, _) in MODES.items():
+        (here / "modes" / name).write_bytes(content)
+    line = "data pack dcgan-small --set data.resolution=8 --images modes --out pack"
+    result = world.run(line)
+    assert result.exit_code == 0, result.output
+    packed = np.load(here / "pack" / "image.npy")
+    index = json.loads((here / "pack" / "index.json").read_text())
+    names = [records[0][0] for records in index["lanes"]["image"]["records"]]
+    assert sorted(names) == sorted(MODES)
+    for name, image in zip(names, packed):
+        promise, _, colour = MODES[name]
+        difference = np.abs(image.astype(int) - np.reshape(colour, (3, 1, 1))).max()
+        assert difference <= (3 if name.endswith((".jpg", "lab.tif")) else 0), f"{promise}: {name}"
+
+
+def test_a_wrong_suffix_is_accepted_with_a_note(world: World, here: Path) -> None:
+    """C4."""
+    (here / "in").mkdir()
+    (here / "in" / "really.jpg").write_bytes(_PNG)
+    result = world.run(f"{TRANSLATE} in out")
+    assert result.exit_code == 0, result.output
+    assert "really.jpg: PNG named .jpg" in result.stderr
+    assert "PNG named .jpg (1)" in world.run("data check --images in").stdout
+
+
+@pytest.mark.parametrize("model", ["translator", "grey"])
+def test_any_size_comes_out_as_it_went_in(model: str, world: World, here: Path) -> None:
+    """C11, C12, of a ResNet and a U-Net."""
+    for height, width in SIZES:
+        fill(here / "in", [f"{height}-{width}.png"], size=(height, width))
+    result = world.run(f"translate --device cpu @{model}.safetensors in out")
+    assert result.exit_code == 0, result.output
+    for height, width in SIZES:
+        with Image.open(here / "out" / f"{height}-{width}.png") as image:
+            assert image.size == (width, height)
+    assert world.run(f"{PACK} --images in --out pack").exit_code == 0
+
+
+def test_deep_grey_stays_deep(world: World, here: Path) -> None:
+    """C7."""
+    (here / "in").mkdir()
+    for name in ("grey-16.png", "grey-16.tif"):
+        (here / "in" / name).write_bytes(MODES[name][1])
+    assert world.run("translate --device cpu @grey.safetensors in out").exit_code == 0
+    for name in ("grey-16.png", "grey-16.tif"):
+        with Image.open(here / "out" / name) as image:
+            assert image.mode == "I;16"
+
+
+def test_opacity_is_kept_or_laid_on_the_background(world: World, here: Path) -> None:
+    """C8."""
+    (here / "in").mkdir()
+    (here / "in" / "a.png").write_bytes(MODES["hidden.png"][1])
+    assert world.run(f"{TRANSLATE} in out").exit_code == 0
+    with Image.open(here / "out" / "a.png") as image:
+        assert image.mode == "RGBA"
+        assert np.array(image)[..., 3].tolist() == [[255] * 8] * 4 + [[0] * 8] * 4
+    assert world.run(f"{TRANSLATE} in red --format bmp --background red").exit_code == 0
+    with Image.open(here / "red" / "a.bmp") as image:
+        assert (np.array(image)[4:] == (255, 0, 0)).all()
+
+
+def test_orientation_is_applied_and_position_forgotten(world: World, here: Path) -> None:
+    """C9: pixel for pixel, by all eight orientations."""
+    upright = Image.fromarray(pixels(3))
+    (here / "in").mkdir()
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        exif[0x010F] = "Camera"
+        exif.get_ifd(0x8825)[1] = "N"
+        stored = upright if orientation == 1 else upright.transpose(_TURNS[orientation - 2])
+        stored.save(here / "in" / f"{orientation}.png", exif=exif)
+        stored.save(here / "in" / f"{orientation}.jpg", exif=exif)
+    result = world.run(f"{TRANSLATE} in out")
+    assert result.exit_code == 0, result.output
+    with Image.open(here / "out" / "1.png") as image:
+        expected = np.array(image)
+    for path in (here / "out").glob("?.*"):
+        with Image.open(path) as image:
+            assert image.size == (24, 20)
+            exif = image.getexif()
+            assert exif.get(0x010F) == "Camera"
+            assert 0x0112 not in exif
+            assert exif.get_ifd(0x8825) == {}
+            if path.suffix == ".png":
+                assert "srgb" in image.info
+                assert np.array_equal(np.array(image), expected), path.name
+            else:
+                assert "icc_profile" in image.info
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def translations(out: Path) -> dict[str, str]:
+    """Name -> content of the pictures that a translation wrote."""
+    return {name: content for name, content in tree(out).items() if Path(name).suffix in (".png", ".jpg")}
+
+
+@pytest.mark.parametrize("options", ["", "--format png"])
+def test_every_name_has_its_own_output(options: str, world: World, here: Path) -> None:
+    """D2: also on a file system that ignores case and Unicode composition."""
+    names = [
+        "a.jpg",
+        "a.png",
+        "A.jpg",
+        "x/a.jpg",
+        "y/a.jpg",
+        "é.png",
+        "e\u0301.png",
+        "-n.png",
+        "l\nf.png",
+        "n" * 251 + ".png",
+    ]
+    fill(here / "in", names)
+    if len(list((here / "in").rglob("*.*g"))) < len(names):
+        pytest.skip("this file system ignores case or composition")
+    result = world.run(f"{TRANSLATE} in out {options}")
+    assert result.exit_code == 0, result.output
+    outputs = translations(here / "out")
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in outputs}) == len(names)
+    lines = map(json.loads, (here / "out" / ".img2img-manifest.jsonl").read_text().splitlines())
+    made = {line["name"]: line["source"] for line in lines}
+    assert set(made) == set(outputs)
+    assert sorted(made.values()) == sorted(tree(here / "in")[name] for name in names)
+    assert {Path(name).parent.name for name in outputs} == {"", "x", "y"}
+
+
+def test_own_outputs_are_never_input(world: World, here: Path) -> None:
+    """D4."""
+    fill(here / "in", 3)
+    for _ in range(2):
+        result = world.run(f"{TRANSLATE} in in/out --json")
+        assert only_object(result.stdout)["translated"] == 3
+    world.run(f"{TRANSLATE} few few --in-place".replace("few", "in/out"))
+    result = world.run(f"{TRANSLATE} in/out in/out --in-place --json")
+    assert only_object(result.stdout)["translated"] == 0
+
+
+@pytest.fixture
+def largest_file() -> Iterator[Callable[[int], None]]:
+    """Files above so many bytes fail to be written, as on a full disk; nobody needs to be root for it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_stops_a_translation_that_can_go_on(
+    world: World, here: Path, largest_file: Callable[[int], None]
+) -> None:
+    """D5, D6: nothing is there by half, and both runs together are one clean run."""
+    fill(here / "in", 4)
+    fill(here / "in", ["big.png"], size=(90, 90))
+    assert world.run(f"{TRANSLATE} in clean").exit_code == 0
+    largest_file(10_000)
+    result = world.run(f"{TRANSLATE} in out")
+    assert result.exit_code == 1
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    problem, mend = require_form(error)
+    assert "out/big.png: cannot be written: no space" in problem
+    assert "--skip-existing" in mend
+    clean, partial = translations(here / "clean"), translations(here / "out")
+    assert partial.items() <= clean.items()
+    assert not list((here / "out").glob("*.tmp"))
+    largest_file(resource.RLIM_INFINITY)
+    result = world.run(f"{TRANSLATE} in out --skip-existing --json")
+    assert only_object(result.stdout)["existing"] == len(partial)
+    assert translations(here / "out") == clean
+
+
+@pytest.mark.parametrize("line", [f"{PACK} --images in --out new/pack", "data split --images in --out parts"])
+def test_a_full_disk_leaves_no_half_of_a_new_folder(
+    line: str, world: World, here: Path, largest_file: Callable[[int], None]
+) -> None:
+    fill(here / "in", ["big.png"], size=(90, 90))
+    largest_file(500)
+    result = world.run(line)
+    largest_file(resource.RLIM_INFINITY)
+    assert result.exit_code == 1
+    assert "cannot be written: no space" in require_form(result.stderr.strip())[0]
+    assert set(tree(here)) <= {"in", "in/big.png", "new"}
+
+
+def test_a_killed_translation_goes_on(world: World, here: Path) -> None:
+    """D6."""
+    fill(here / "in", 300, size=(40, 40))
+    command = [sys.executable, "-m", "img2img_cli", *world.words(f"{TRANSLATE} in out")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list((here / "out").glob("*.png"))) < 5 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "300 pictures were done before the fifth was seen"
+    done = only_object(world.run(f"{TRANSLATE} in out --skip-existing --json").stdout)
+    assert done["translated"] + done["existing"] == 300
+    assert done["existing"] >= 5
+    assert world.run(f"{TRANSLATE} in clean").exit_code == 0
+    assert translations(here / "out") == translations(here / "clean")
+    assert not list((here / "out").rglob("*.tmp"))
+
+
+def test_pairs_belong_together_by_name(world: World, here: Path) -> None:
+    """D9: whatever the order, the suffix and the case."""
+    for number, name in enumerate(("b", "a", "c")):
+        for folder, suffix in (("photos", ".png"), ("maps", ".bmp")):
+            (here / folder).mkdir(exist_ok=True)
+            grey = 40 * number + (20 if folder == "maps" else 0)
+            Image.new("RGB", (16, 16), (grey,) * 3).save(here / folder / f"{name}{suffix}")
+    assert world.run(f"{PACK_PAIRS} --pairs photos maps").exit_code == 0
+    a, b = (np.load(here / "pack" / f"{domain}.npy") for domain in "ab")
+    assert (b == a + 20).all()
+
+
+# --- resuming --------------------------------------------------------------------------------------------------------
+
+
+def test_harmless_changes_may_be_resumed(world: World, here: Path) -> None:
+    """A11."""
+    shutil.copytree(world.root / "run", here / "run")
+    line = (
+        f"{DCGAN} --images @flat --out run --resume --set data.workers=2 --set train.log_kimg=1 --set train.kimg=0.008"
+    )
+    result = world.run(f"{line} --json")
+    assert result.exit_code == 0, result.output
+    assert "resumed step-000000002 at 4 images" in result.stderr
+    assert only_object(result.stdout)["images_seen"] == 8
+
+
+# --- the surroundings ------------------------------------------------------------------------------------------------
+
+
+def start(world: World, line: str, shell: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """The command line as a process of its own; `shell` runs it as "$@" and redirects its streams."""
+    command = [sys.executable, "-m", "img2img_cli", *world.words(line)]
+    return subprocess.run(
+        ["sh", "-c", shell, "sh", *command],
+        env={**os.environ, **environment},
+        capture_output=True,
+        timeout=60,
+    )
+
+
+_BARE = {
+    "LC_ALL": "C",
+    "PYTHONCOERCECLOCALE": "0",
+    "PYTHONUTF8": "0",
+    "TERM": "dumb",
+    "NO_COLOR": "1",
+    "COLUMNS": "20",
+    "HOME": "/nonexistent",
+}
+
+
+def test_a_reader_that_has_left(world: World, here: Path) -> None:
+    """F1."""
+    result = start(world, "data check --images @flat", '{ "$@"; echo "code $?" >&2; } | :')
+    assert result.stderr in (b"code 0\n", b"code 141\n")
+
+
+def test_no_stdin_no_stdout_no_home_no_locale(world: World, here: Path) -> None:
+    """F2, F3, F5, F6: nothing is asked, and what the encoding lacks comes escaped."""
+    result = start(world, f"{DCGAN} --images @mostly-good --out rün", '"$@" <&- >&-', **_BARE)
+    assert result.returncode == 2
+    assert result.stderr.isascii()
+    assert b"empty.png: is empty (0 bytes). " in result.stderr
+    assert rb"w\udcc3\udcb6rld" in result.stderr
+    assert not set(result.stderr) & set(b"\x1b\r")
+    assert tree(here) == {}
+
+
+def test_help_needs_no_torch(world: World) -> None:
+    """F9."""
+    command = [sys.executable, "-X", "importtime", "-m", "img2img_cli", "translate", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "img2img translate" in result.stdout
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "click" in imported
+    assert not {"torch", "numpy", "PIL"} & imported
+
+
+def test_clocks_may_be_wrong(world: World, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F8: the clock goes backwards, and files come from the future."""
+    ticks = iter(range(2_000_000_000, 0, -1000))
+    monkeypatch.setattr(time, "time", lambda: float(next(ticks)))
+    fill(here / "in", 4)
+    os.utime(here / "in" / "00.png", (4e9, 4e9))
+    assert world.run(f"{TRANSLATE} in out").exit_code == 0
+    os.utime(here / "in" / "01.png", (0, 0))
+    again = only_object(world.run(f"{TRANSLATE} in out --skip-existing --json").stdout)
+    assert (again["existing"], again["translated"]) == (4, 0)
+    trained = only_object(world.run(f"{DCGAN} --images in --out run --json").stdout)
+    assert trained["seconds"] >= 0
+    assert trained["images_seen"] == 4
