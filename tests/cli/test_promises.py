@@ -584,7 +584,7 @@ ROWS = [
         "A11 learning rate",
         f"{DCGAN} --images @flat --out @run --resume --set optim.lr=0.1",
         2,
-        "optim.lr: the run has 0.0002, now 0.1",
+        "optim.lr: the run has 0.001, now 0.1",
         "Leave it as it was",
     ),
     Row(

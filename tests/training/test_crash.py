@@ -186,7 +186,7 @@ def test_an_existing_run_needs_resume(server: ForkServer, straight: dict[str, tu
         ({"data.workers": 3, "train.log_kimg": 0.01}, 0, ""),
         ({"train.kimg": 0.03}, 0, "resumed step-000000012"),
         ({"train.kimg": 0.02}, 2, "train.kimg: the run has 0.024, now 0.02"),
-        ({"optim.lr": 0.1}, 2, "optim.lr: the run has 0.0002, now 0.1"),
+        ({"optim.lr": 0.1}, 2, "optim.lr: the run has 0.001, now 0.1"),
         ({"train.batch": 4}, 2, "train.batch: the run has 2, now 4"),
     ],
 )

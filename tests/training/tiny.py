@@ -26,7 +26,11 @@ NOISE = {"generator.width": 4, "generator.max_width": 8, "generator.latent_dim":
 CRITIC = {"discriminator.width": 4, "discriminator.max_width": 8}
 # name -> (recipe, option of the data, settings)
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "unconditional": ("dcgan-small", "images", {**NOISE, **CRITIC}),
+    "unconditional": (
+        "dcgan-small",
+        "images",
+        {**NOISE, **CRITIC, "loss.penalties": ["r1"], "loss.penalties.r1.every": 4},
+    ),
     "conditional": ("cgan-projection-small", "classes", {**NOISE, **CRITIC, "train.critic_steps": 2}),
     "pix2pix": (
         "pix2pix-small",
