@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -14,12 +15,17 @@ from typing import IO, Any
 import numpy as np
 
 from img2img import config as configuration
-from img2img.atomic import remove_leftovers, write_bytes, write_fault, write_text
+from img2img.atomic import TEMPORARY_PATTERN, remove_leftovers, write_bytes, write_fault, write_text
 from img2img.config import Config
 from img2img.data.encode import save_image
 from img2img.errors import Faults, UsageFault
 
 _LOCK = ".lock"
+
+
+def _is_ours(name: str) -> bool:
+    """What a run that was killed in its first moments leaves in its folder."""
+    return name == _LOCK or fnmatch(name, TEMPORARY_PATTERN)
 
 
 class RunFolder:
@@ -40,9 +46,8 @@ class RunFolder:
             if not resume:
                 raise UsageFault(path, "this run exists already", "Continue it with --resume, or choose another --out")
             self._refuse_changes(config)
-        elif path.is_dir() and any(entry.name != _LOCK for entry in path.iterdir()):
+        elif path.is_dir() and any(not _is_ours(entry.name) for entry in path.iterdir()):
             raise UsageFault(path, "the folder is not empty and holds no run", "Choose another --out")
-        self.resumes = (path / "config.toml").exists()
 
     def __enter__(self) -> RunFolder:
         self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]

@@ -96,7 +96,7 @@ def test_twice_n_steps_equal_n_kill_resume_and_n(
         assert digests(out) == digests(reference), f"CRASH_SEED={SEED}, killed after {moment:.3f} s"
 
 
-@pytest.mark.parametrize("share", [0.2, 0.45, 0.7, 0.95])
+@pytest.mark.parametrize("share", [0.006, 0.012, 0.018, 0.2, 0.45, 0.7, 0.95])
 def test_killed_at_a_system_call_of_a_save(
     share: float, server: ForkServer, straight: dict[str, tuple[Path, float, int]], tmp_path: Path
 ) -> None:
