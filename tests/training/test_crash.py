@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 import signal
@@ -101,7 +102,7 @@ def test_killed_at_a_system_call_of_a_save(
     share: float, server: ForkServer, straight: dict[str, tuple[Path, float, int]], tmp_path: Path
 ) -> None:
     reference, _, calls = straight["unconditional"]
-    killed = server.train("unconditional", tmp_path / "run", kill_at_call=int(share * calls))
+    killed = server.train("unconditional", tmp_path / "run", kill_at_call=math.ceil(share * calls))
     assert killed["code"] == -signal.SIGKILL
     finish(server, "unconditional", tmp_path / "run")
     assert digests(tmp_path / "run") == digests(reference)
@@ -109,6 +110,7 @@ def test_killed_at_a_system_call_of_a_save(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_at_every_system_call(
     server: ForkServer, straight: dict[str, tuple[Path, float, int]], tmp_path: Path
 ) -> None:
