@@ -480,7 +480,12 @@ def describe_keys() -> list[dict[str, str]]:
             ("CONSTANT", argument, "", "constant of the objective"),
         ],
         PENALTIES: [
-            ("", "names, such as r1,r2, or none", "none", "penalties with their own defaults, in place of all others"),
+            (
+                "",
+                "names, such as r1,gradient_penalty, or none",
+                "none",
+                "penalties with their own defaults, in place of all others",
+            ),
             ("NAME.CONSTANT", argument, "", "constant of a penalty, such as weight or every"),
         ],
     }

@@ -120,7 +120,11 @@ class Layer:
             if isinstance(name, str) and NAME.fullmatch(name):
                 self.penalties.tables[name] = {}
             else:
-                self.refuse(PENALTIES, f"{shown(name)} is no name of a penalty", "Give names, such as r1,r2, or none")
+                self.refuse(
+                    PENALTIES,
+                    f"{shown(name)} is no name of a penalty",
+                    "Give names, such as r1,gradient_penalty, or none",
+                )
 
     def _read(self, key: str, read: Callable[[object], Any], value: object, into: dict[str, Any], name: str) -> None:
         try:

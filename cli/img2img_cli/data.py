@@ -155,7 +155,7 @@ def _report_lines(report: Report) -> list[str]:
             if len(groups) > len(shown):
                 lines.append("  … (all with --json)")
     lines += [f"warning: {printable(warning)}" for warning in report.warnings]
-    lines.append(f"{len(report.faults):,} problems" if report.faults else "no problems")
+    lines.append(f"{len(report.faults):,} problem{'s' * (len(report.faults) > 1)}" if report.faults else "no problems")
     return lines
 
 

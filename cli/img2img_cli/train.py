@@ -62,10 +62,12 @@ def command(
     (generator.name=unet, loss.adversarial=hinge) drops the settings of the old one.
     """
     from img2img.config import DataPaths, resolve
-    from img2img.errors import Fault, Faults, printable
+    from img2img.errors import Fault, Faults, UsageFault, printable
 
     if resume and recipe is None and config_file is None and out is not None:
         config_file = out / "config.toml"
+        if not config_file.exists():
+            raise UsageFault("--resume", f"there is no run in {out}", "Check --out, or name a recipe to begin one")
     data = DataPaths(images=images, classes=classes, a=a, b=b, pairs=pairs)
     faults: list[Fault] = []
     try:

@@ -627,11 +627,12 @@ def _scan(
     mismatched = [fault for fault in bad if isinstance(fault, SizesDiffer)]
     if mismatched:
         raise Faults(_shortened(mismatched, subject, total, "Set data.resize_pairs=true if they fit nevertheless"))
-    if not skip_bad:
+    too_many = len(bad) > LARGEST_BAD_SHARE * total
+    if not skip_bad and not too_many:
         raise Faults(
             _shortened(bad, subject, total, "Mend or remove them, or set data.skip_bad=true to leave them out")
         )
-    if len(bad) > LARGEST_BAD_SHARE * total:
+    if too_many:
         raise Faults(_shortened(bad, subject, total, "More than a tenth is too many to leave out: mend or remove them"))
     notes.append(f"left out {len(bad)} of {total} files that cannot be used")
     return bad

@@ -35,6 +35,7 @@ from img2img.inference.model import LARGEST_USUAL_SCALE, Model, Prepared, Scale,
 from img2img.inference.names import output_names
 
 SKIPPED_NAME = "skipped.jsonl"
+_SUFFIXES = frozenset(suffix for name in WRITABLE for suffix in FORMATS[name])
 _log = logging.getLogger(__name__)
 _NUM_REMARKS = 20  # about pictures that were used all the same; the rest is only counted
 # One picture may take this long to read or write before the run stops and names it: a dead disk, not a slow one.
@@ -181,6 +182,8 @@ def translate_folder(
         skip_existing or in_place,
     )
     root, target = Path(src), Path(dst)
+    if root.is_dir() and not target.exists() and target.suffix.lower() in _SUFFIXES:
+        raise UsageFault(target, "is a picture's name, but the input is a folder", "Give a folder")
     if _same(root, target) and not in_place:
         raise UsageFault(target, "output and input are the same folder", "Give another folder, or --in-place")
     sources = list_images(root, follow_links=follow_links, exclude=[] if _same(root, target) else [target])

@@ -501,7 +501,8 @@ def _picture_from_array(array: np.ndarray) -> Picture:
             f"an array of {array.dtype} and shape {array.shape}",
             "Give (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, or grey of uint16",
         )
-    pixels, alpha = _split_alpha(array.reshape(shape))
+    # copied, since torch wants memory it may write to and Pillow hands out some that it may not
+    pixels, alpha = _split_alpha(np.array(array).reshape(shape))
     return Picture(pixels, alpha, "array", None, ())
 
 

@@ -24,7 +24,7 @@ from img2img.config import AugmentConfig, Config, DataPaths
 from img2img.data.batches import Batch, Loader
 from img2img.data.sources import Source, match_classes, open_configured
 from img2img.devices import choose_device
-from img2img.errors import Diverged, Faults, Interrupted, UsageFault
+from img2img.errors import Diverged, Fault, Faults, Interrupted, UsageFault
 from img2img.training.distributed import World
 from img2img.training.engine import Engine, EngineSettings
 from img2img.training.precision import Precision, choose_precision
@@ -100,7 +100,7 @@ def train(
         Diverged: gradients stopped being finite (4). Interrupted: a signal came; the state is saved (130, 143).
     """
     with StopSignals() as signals:
-        faults = [*translators.check(config), *data.faults()]
+        faults = [*translators.check(config), *data.faults(), *_misplaced(out, data)]
         if faults:
             raise Faults(faults)
         world = World()
@@ -118,6 +118,7 @@ def train(
                 "Change it",
             )
         if dry_run:
+            RunFolder(out, config, resume=resume)  # refuses what the run itself would refuse
             planned = _prepare(config, data, precision, world, init)
             with planned.loader:
                 return _plan(planned)
@@ -133,6 +134,17 @@ def train(
                     return _Run(prepared, out, folder, resume, watch, signals).train()
         finally:
             world.leave()
+
+
+def _misplaced(out: Path, data: DataPaths) -> list[Fault]:
+    """The run folder must not lie among the pictures: its samples would be learned from."""
+    return [
+        UsageFault(
+            "--out", f"{out} lies inside {folder}, and its samples would become pictures", "Choose another place"
+        )
+        for folder in data.folders().values()
+        if out.resolve().is_relative_to(folder.resolve())
+    ]
 
 
 @dataclass
@@ -207,6 +219,18 @@ def _open_data(config: Config, data: DataPaths, kind: type[Translator], known_cl
     return source
 
 
+def _differences(found: NetworkSpec | None, wanted: NetworkSpec) -> str:
+    """What distinguishes a model's network from the one a run builds; empty where nothing does."""
+    if found is None or found.name != wanted.name:
+        return f"its generator is {found.name if found else 'another method'}, this run's {wanted.name}"
+    keys = sorted({*found.arguments, *wanted.arguments})
+    return ", ".join(
+        f"its {key} is {found.arguments.get(key)}, this run's {wanted.arguments.get(key)}"
+        for key in keys
+        if found.arguments.get(key) != wanted.arguments.get(key)
+    )
+
+
 def _tell_every(seconds: float) -> Callable[[int, int], None]:
     """Log how many files are checked, now and then: the first look at a large folder takes minutes."""
     last = time.monotonic()
@@ -228,11 +252,12 @@ def _start_from(translator: Translator, specs: dict[str, NetworkSpec], init: Pat
     """Take the generators' weights from a model file; discriminators start anew, since model files hold none."""
     info, networks = load_networks(init)
     for name in translator.deploy():
-        if info.networks.get(name) != specs[name]:
+        differences = _differences(info.networks.get(name), specs[name])
+        if differences:
             raise UsageFault(
                 "--init",
-                f"{init} has {info.networks.get(name)} as {name}, this run builds {specs[name]}",
-                "Set the generator's keys as that model has them (img2img models info)",
+                f"{init} does not fit: {differences}",
+                "Set data.resolution, data.channels and the generator's keys as img2img models info shows them",
             )
         getattr(translator, name).load_state_dict(networks[name].state_dict())
 

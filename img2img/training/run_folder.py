@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Mapping
 from fnmatch import fnmatch
@@ -20,6 +21,7 @@ from img2img.config import Config
 from img2img.data.encode import save_image
 from img2img.errors import Faults, UsageFault
 
+_log = logging.getLogger("img2img.training")
 _LOCK = ".lock"
 
 
@@ -45,7 +47,7 @@ class RunFolder:
         if (path / "config.toml").exists():
             if not resume:
                 raise UsageFault(path, "this run exists already", "Continue it with --resume, or choose another --out")
-            self._refuse_changes(config)
+            self._compare(config)
         elif path.is_dir() and any(not _is_ours(entry.name) for entry in path.iterdir()):
             raise UsageFault(path, "the folder is not empty and holds no run", "Choose another --out")
 
@@ -86,16 +88,19 @@ class RunFolder:
     def write_config(self, config: Config) -> None:
         write_text(self.path / "config.toml", configuration.to_toml(config))
 
-    def _refuse_changes(self, config: Config) -> None:
-        path = self.path / "config.toml"
-        changes = configuration.refused_changes(configuration.read_toml(path), config)
+    def _compare(self, config: Config) -> None:
+        """Refuse changed keys, but for those that a resumed run may change; say when it is to be longer."""
+        old = configuration.read_toml(self.path / "config.toml")
+        changes = configuration.refused_changes(old, config)
         if changes:
             raise Faults(
                 [
-                    UsageFault(key, f"the run has {old!r}, now {new!r}", "Leave it as it was, or start a new --out")
-                    for key, old, new in changes
+                    UsageFault(key, f"the run has {before!r}, now {now!r}", "Leave it as it was, or start a new --out")
+                    for key, before, now in changes
                 ]
             )
+        if config.train.kimg > old.train.kimg:
+            _log.info(f"the run is made longer: train.kimg {old.train.kimg:g} then, {config.train.kimg:g} now")
 
     # --- log and samples ----------------------------------------------------------------------------------------------
 

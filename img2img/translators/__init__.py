@@ -55,7 +55,8 @@ def check(config: Config) -> list[Fault]:
     for role, table in (("generator", config.generator), ("discriminator", config.discriminator)):
         plan = next(plan for plan in plans.values() if plan.role == role)
         faults += _check_network(role, table.name, table.arguments, plan)
-    return faults
+    # both networks may refuse the same resolution
+    return list({str(fault): fault for fault in faults}.values())
 
 
 def warnings(translator: Translator, penalties: Mapping[str, Penalty]) -> list[str]:
@@ -180,10 +181,23 @@ def _check_network(role: str, name: str, arguments: Mapping[str, Any], plan: Net
         return faults
     try:
         with torch.device("meta"):
-            _construct(registry[name], role, {**_accepted(registry[name], plan.arguments), **arguments})
+            network = _construct(registry[name], role, {**_accepted(registry[name], plan.arguments), **arguments})
     except UsageFault as fault:
         return [fault]
-    return []
+    return _check_stride(network, name, plan.arguments["resolution"])
+
+
+def _check_stride(network: nn.Module, name: str, resolution: tuple[int, int]) -> list[Fault]:
+    """In use a picture is padded to the network's stride; in training the resolution must be a multiple."""
+    stride = getattr(network, "stride", 1)
+    if all(side % stride == 0 for side in resolution):
+        return []
+    nearest = [max(stride, round(side / stride) * stride) for side in resolution]
+    return [
+        UsageFault(
+            "data.resolution", f"{list(resolution)} is no multiple of {stride}, as {name} needs", f"Use {nearest}"
+        )
+    ]
 
 
 def _fits(network: type[nn.Module], plan: NetworkPlan) -> bool:

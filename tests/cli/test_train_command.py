@@ -148,7 +148,7 @@ def test_a_folder_with_a_recipes_name_is_a_folder(tmp_path: Path, monkeypatch: p
         (["dcgan", "--images", "absent"], ["--images: there is no folder absent"]),
         (["dcgan", "--images", "photos", "--pairs", "drawings"], ["--images and --pairs exclude each other"]),
         (["dcgan", "--images", "photos", "--config", "absent.toml"], ["absent.toml: there is no such file"]),
-        (["--images", "photos", "--resume", "--out", "runs/x"], ["runs/x/config.toml: there is no such file"]),
+        (["--images", "photos", "--resume", "--out", "runs/x"], ["--resume: there is no run in runs/x"]),
         (
             ["dcgan", "--set", "train.bacth=1", "--set", "optim.lr=nan"],
             ["Did you mean train.batch", "optim.lr: cannot be nan", "no pictures"],

@@ -107,7 +107,7 @@ class TestBadFiles:
         lines = str(caught.value).splitlines()
         assert [line.split(":")[0].rsplit("/", 1)[-1] for line in lines[:3]] == ["bad1.jpg", "bad2.png", "bad3.gif"]
         assert "3 of 8 files cannot be used" in lines[3]
-        assert "set data.skip_bad=true" in lines[3]
+        assert "too many to leave out: mend or remove them" in lines[3]
         assert caught.value.exit_code == 2
 
     def test_up_to_a_tenth_may_be_left_out(self, tmp_path: Path, make_folder: MakeFolder) -> None:

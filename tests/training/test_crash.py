@@ -186,7 +186,7 @@ def test_an_existing_run_needs_resume(server: ForkServer, straight: dict[str, tu
     ("settings", "code", "expected"),
     [
         ({"data.workers": 3, "train.log_kimg": 0.01}, 0, ""),
-        ({"train.kimg": 0.03}, 0, "resumed step-000000012"),
+        ({"train.kimg": 0.03}, 0, "the run is made longer: train.kimg 0.024 then, 0.03 now"),
         ({"train.kimg": 0.02}, 2, "train.kimg: the run has 0.024, now 0.02"),
         ({"optim.lr": 0.1}, 2, "optim.lr: the run has 0.001, now 0.1"),
         ({"train.batch": 4}, 2, "train.batch: the run has 2, now 4"),
@@ -260,6 +260,17 @@ def test_a_new_run_may_start_from_a_model(
     answer = server.train("cyclegan", tmp_path / "run", init=str(model))
     assert answer["code"] == 0, answer["stderr"]
     assert digests(tmp_path / "run") != digests(straight["cyclegan"][0])
+    refused = server.train("cyclegan", tmp_path / "other", settings={"generator.width": 6}, init=str(model))
+    assert refused["code"] == 2
+    assert f"--init: {model} does not fit: its width is 4, this run's 6" in refused["stderr"]
     refused = server.train("pix2pix", tmp_path / "other", init=str(model))
     assert refused["code"] == 2
-    assert "--init" in refused["stderr"]
+    assert "its generator is another method, this run's unet" in refused["stderr"]
+
+
+def test_a_run_folder_among_the_pictures_is_refused(server: ForkServer) -> None:
+    out = Path(server.data["images"]["images"]) / "run"
+    answer = server.train("unconditional", out)
+    assert answer["code"] == 2
+    assert f"--out: {out} lies inside" in answer["stderr"]
+    assert not out.exists()

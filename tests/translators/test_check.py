@@ -75,6 +75,11 @@ def test_every_recipe_is_right_and_builds(name: str) -> None:
         ("dcgan", ["generator.width=-1"], "generator.width: -1 is out of range"),
         ("dcgan", ["generator.out_channels=1"], "generator.out_channels: the data decide this. Remove it"),
         ("dcgan", ["data.resolution=50"], "data.resolution: [50, 50] is not"),
+        (
+            "cyclegan",
+            ["data.resolution=70,96"],
+            "data.resolution: [70, 96] is no multiple of 4, as resnet needs. Use [72, 96]",
+        ),
         ("cgan", ["discriminator.conditioning=none"], "discriminator.conditioning: 'none' would ignore the 2 classes"),
     ],
 )
