@@ -27,7 +27,7 @@ from img2img.training.precision import Precision
 from img2img.training.schedules import lazy_correction, learning_rate_factor
 from img2img.translators.base import Outputs, Translator, Verdict
 
-# rule B1 of docs/promises: training has diverged after so many skipped steps
+# training has diverged after ten skipped steps in a row, or 5 % of the last thousand
 _SKIPS_IN_A_ROW = 10
 _SKIPS_IN_WINDOW = 50
 _WINDOW = 1000
