@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from img2img_cli.options import FoldersCommand, folder_options, json_option, print_json
+from img2img_cli.progress import can_draw
 
 if TYPE_CHECKING:
     from img2img.data.check import Report
@@ -326,7 +326,7 @@ def split_command(
 @contextlib.contextmanager
 def _progress(verb: str) -> Iterator[Callable[[int, int], None] | None]:
     """A bar on a terminal, and nothing elsewhere."""
-    if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+    if not can_draw():
         yield None
         return
     from tqdm import tqdm

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -23,16 +25,20 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-class TrainProgress:
-    """Call it with every Progress; it draws no more often than a person can read."""
+def can_draw() -> bool:
+    """stderr is a terminal that a bar can be drawn on."""
+    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+class Bar:
+    """Progress in pictures on stderr: a bar on a terminal, a line every half minute elsewhere."""
 
     def __init__(self) -> None:
-        terminal = sys.stderr is not None and sys.stderr.isatty()
-        self._draws_bar = terminal and os.environ.get("TERM") != "dumb"
+        self._draws_bar = can_draw()
         self._bar: Any = None
         self._next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
 
-    def __enter__(self) -> TrainProgress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -41,28 +47,61 @@ class TrainProgress:
         if self._bar is not None:
             self._bar.close()
 
-    def __call__(self, progress: Progress) -> None:
+    def show(
+        self,
+        done: int,
+        total: int,
+        line: Callable[[], str],
+        *,
+        initial: int = 0,
+        postfix: str = "",
+        scale: bool = False,
+    ) -> None:
+        """Show that `done` of `total` are done; `line` makes the text for where no bar can be drawn.
+
+        Args:
+            initial: how many were done before the first call, which count for no speed.
+            postfix: text behind the bar.
+            scale: write thousands as k.
+        """
         if self._draws_bar:
-            self._draw(progress)
+            if self._bar is None:
+                from tqdm import tqdm
+
+                self._bar = tqdm(
+                    total=total, initial=initial, unit="img", unit_scale=scale, dynamic_ncols=True, file=sys.stderr
+                )
+            if postfix:
+                self._bar.set_postfix_str(postfix, refresh=False)
+            self._bar.update(done - self._bar.n)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
-            click.echo(describe(progress), err=True)
+            click.echo(line(), err=True)
 
-    def _draw(self, progress: Progress) -> None:
-        if self._bar is None:
-            from tqdm import tqdm
 
-            self._bar = tqdm(
-                total=progress.total_images,
-                initial=progress.images_seen,
-                unit="img",
-                unit_scale=True,
-                dynamic_ncols=True,
-                file=sys.stderr,
-            )
-            return
-        self._bar.set_postfix_str(_terms(progress), refresh=False)
-        self._bar.update(progress.images_seen - self._bar.n)
+class TrainProgress(Bar):
+    """Call it with every Progress; it draws no more often than a person can read."""
+
+    def __call__(self, progress: Progress) -> None:
+        seen = progress.images_seen
+        line = partial(describe, progress)
+        self.show(seen, progress.total_images, line, initial=seen, postfix=_terms(progress), scale=True)
+
+
+class FolderProgress(Bar):
+    """Call it with (pictures done, pictures in all)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._started = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        self.show(done, total, partial(self._line, done, total))
+
+    def _line(self, done: int, total: int) -> str:
+        rate = done / (time.monotonic() - self._started)
+        left = (total - done) / rate / 60
+        return f"{done:,} of {total:,} images  {rate:.2f} images/s  {left:.0f} min to go"
 
 
 def describe(progress: Progress) -> str:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import click
 
 from img2img_cli.options import device_option, json_option, print_json
-
-_SECONDS_BETWEEN_LINES = 30.0
+from img2img_cli.progress import FolderProgress
 
 
 @click.command(
@@ -110,7 +105,7 @@ def command(
             raise UsageFault("--skip-existing", "is for folders, and DST is a file", "Leave it out")
         summary = translate_file(loaded, src, dst, **shared)
     else:
-        with _Bar() as bar:
+        with FolderProgress() as bar:
             summary = translate_folder(
                 loaded,
                 src,
@@ -149,36 +144,3 @@ def _check_colour(name: str) -> None:
         ImageColor.getrgb(name)
     except ValueError as error:
         raise UsageFault("--background", f"{name!r} is no colour", "Use a name such as white, or #rrggbb") from error
-
-
-class _Bar:
-    """Progress on stderr: a bar on a terminal, a line every half minute elsewhere."""
-
-    def __init__(self) -> None:
-        terminal = sys.stderr is not None and sys.stderr.isatty()
-        self._draws = terminal and os.environ.get("TERM") != "dumb"
-        self._bar: Any = None
-        self._started = time.monotonic()
-        self._next_line = self._started + _SECONDS_BETWEEN_LINES
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._draws:
-            if self._bar is None:
-                from tqdm import tqdm
-
-                self._bar = tqdm(total=total, unit="img", dynamic_ncols=True, file=sys.stderr)
-            self._bar.update(done - self._bar.n)
-        elif (now := time.monotonic()) >= self._next_line:
-            self._next_line = now + _SECONDS_BETWEEN_LINES
-            rate = done / (now - self._started)
-            left = (total - done) / rate / 60
-            click.echo(f"{done:,} of {total:,} images  {rate:.2f} images/s  {left:.0f} min to go", err=True)
