@@ -23,6 +23,7 @@ from img2img.checkpoint import ModelInfo, NetworkSpec, latest_state, load_networ
 from img2img.config import AugmentConfig, Config, DataPaths
 from img2img.data.batches import Batch, Loader
 from img2img.data.sources import Source, match_classes, open_configured
+from img2img.data.threads import worker_count
 from img2img.devices import choose_device
 from img2img.errors import Diverged, Fault, Faults, Interrupted, UsageFault
 from img2img.training.distributed import World
@@ -115,7 +116,7 @@ def train(
             raise UsageFault(
                 "train.batch",
                 f"{config.train.batch} does not divide by accumulation x processes = {share}",
-                "Change it",
+                f"Use a multiple of {share}",
             )
         if dry_run:
             RunFolder(out, config, resume=resume)  # refuses what the run itself would refuse
@@ -187,7 +188,7 @@ def _prepare(config: Config, data: DataPaths, precision: Precision, world: World
             device=precision.device,
             dtype=precision.dtype,
             augmentation=augment,
-            workers=_decoding_threads(config),
+            workers=worker_count(config.data.workers),
         )
 
     count = _PREVIEW_SAMPLES if source.kind == "images" else _PREVIEW_IMAGES
@@ -242,10 +243,6 @@ def _tell_every(seconds: float) -> Callable[[int, int], None]:
             _log.info(f"checked {done:,} of {total:,} files")
 
     return tell
-
-
-def _decoding_threads(config: Config) -> int:
-    return config.data.workers or os.cpu_count() or 1
 
 
 def _start_from(translator: Translator, specs: dict[str, NetworkSpec], init: Path) -> None:
