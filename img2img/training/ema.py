@@ -31,6 +31,7 @@ class Ema:
         self.networks = {
             name: copy.deepcopy(network).eval().requires_grad_(False) for name, network in networks.items()
         }
+        self._copied = {name: _copied_buffers(network) for name, network in networks.items()}
 
     @torch.no_grad()
     def update(self, networks: Mapping[str, nn.Module], decay: float) -> None:
@@ -38,14 +39,13 @@ class Ema:
         assert networks.keys() == self.networks.keys(), "the average is of these networks"
         averaged, current = [], []
         for name, network in networks.items():
-            statistics = _running_statistics(network)
             target = self.networks[name].state_dict()
             for key, value in network.state_dict().items():
-                if key in statistics or key not in _buffer_names(network):
+                if key in self._copied[name]:
+                    target[key].copy_(value)
+                else:
                     averaged.append(target[key])
                     current.append(value)
-                else:
-                    target[key].copy_(value)
         torch._foreach_lerp_(averaged, current, 1.0 - decay)
 
     def state_dict(self) -> dict[str, dict[str, torch.Tensor]]:
@@ -56,14 +56,12 @@ class Ema:
             network.load_state_dict(state[name])
 
 
-def _buffer_names(network: nn.Module) -> set[str]:
-    return {name for name, _ in network.named_buffers()}
-
-
-def _running_statistics(network: nn.Module) -> set[str]:
-    return {
+def _copied_buffers(network: nn.Module) -> set[str]:
+    """The names of the buffers that are not running statistics."""
+    statistics = {
         f"{name}.{buffer}" if name else buffer
         for name, module in network.named_modules()
         if isinstance(module, _BatchNorm)
         for buffer in ("running_mean", "running_var")
     }
+    return {name for name, _ in network.named_buffers()} - statistics

@@ -1,0 +1,37 @@
+"""The average against a reference written out: weights and running statistics averaged, other buffers copied."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from img2img.networks.layers import apply_spectral_norm
+from img2img.training.ema import Ema
+
+
+def test_parameters_and_statistics_are_averaged_and_other_buffers_copied() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, 1, 3)).double()
+    apply_spectral_norm(network)
+    average = Ema({"generator": network})
+    expected = {key: value.clone() for key, value in network.state_dict().items()}
+    for _ in range(3):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        network(torch.randn(4, 2, 8, 8, dtype=torch.float64))  # moves the statistics, the counter and the unit vectors
+        average.update({"generator": network}, 0.7)
+        for key, value in network.state_dict().items():
+            copied = key.endswith((".u", "num_batches_tracked"))
+            expected[key] = value.clone() if copied else 0.7 * expected[key] + 0.3 * value
+    got = average.state_dict()["generator"]
+    assert {key for key in got if key.endswith((".u", "num_batches_tracked", "running_mean", "running_var"))} == {
+        "0.parametrizations.weight.0.u",
+        "2.parametrizations.weight.0.u",
+        "1.num_batches_tracked",
+        "1.running_mean",
+        "1.running_var",
+    }
+    for key, value in expected.items():
+        torch.testing.assert_close(got[key], value, rtol=1e-12, atol=1e-12)
+    assert not average.networks["generator"].training
