@@ -25,18 +25,27 @@ class Ema:
 
     Parameters and the running statistics of batch normalisation are averaged; other buffers (counters, the vectors of
     spectral normalisation, which must stay unit vectors) are copied.
+
+    With `shared` there is nothing to average: the copies hold the networks' own memory, in eval mode.
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+    def __init__(self, networks: Mapping[str, nn.Module], shared: bool = False) -> None:
+        self.shared = shared
         self.networks = {
             name: copy.deepcopy(network).eval().requires_grad_(False) for name, network in networks.items()
         }
+        if shared:
+            for name, network in networks.items():
+                for mine, theirs in zip(_tensors(self.networks[name]), _tensors(network), strict=True):
+                    mine.data = theirs.data
         self._copied = {name: _copied_buffers(network) for name, network in networks.items()}
 
     @torch.no_grad()
     def update(self, networks: Mapping[str, nn.Module], decay: float) -> None:
         """average ← decay · average + (1 − decay) · network."""
         assert networks.keys() == self.networks.keys(), "the average is of these networks"
+        if self.shared:
+            return
         averaged, current = [], []
         for name, network in networks.items():
             target = self.networks[name].state_dict()
@@ -54,6 +63,10 @@ class Ema:
     def load_state_dict(self, state: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
         for name, network in self.networks.items():
             network.load_state_dict(state[name])
+
+
+def _tensors(network: nn.Module) -> list[torch.Tensor]:
+    return [*network.parameters(), *network.buffers()]
 
 
 def _copied_buffers(network: nn.Module) -> set[str]:

@@ -35,3 +35,19 @@ def test_parameters_and_statistics_are_averaged_and_other_buffers_copied() -> No
     for key, value in expected.items():
         torch.testing.assert_close(got[key], value, rtol=1e-12, atol=1e-12)
     assert not average.networks["generator"].training
+
+
+def test_where_nothing_is_averaged_the_copy_holds_the_networks_memory() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).train()
+    average = Ema({"generator": network}, shared=True)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+    network(torch.randn(4, 2, 8, 8)).square().sum().backward()
+    optimizer.step()
+    average.update({"generator": network}, 0.0)
+    copied = average.networks["generator"].state_dict()
+    for key, value in network.state_dict().items():
+        assert copied[key].data_ptr() == value.data_ptr(), key
+    assert network.training
+    assert not average.networks["generator"].training
+    assert all(parameter.requires_grad for parameter in network.parameters())

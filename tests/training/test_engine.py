@@ -17,7 +17,7 @@ from img2img.data.batches import Batch
 from img2img.losses import ADVERSARIAL
 from img2img.penalties import R1, Game, Penalty, WeightClip
 from img2img.training.distributed import World
-from img2img.training.engine import Engine, EngineSettings
+from img2img.training.engine import Engine, EngineSettings, Player
 from img2img.training.precision import choose_precision
 from img2img.translators.base import DataShape, Translator
 from img2img.translators.cyclegan import CycleGAN
@@ -260,3 +260,55 @@ def test_state_round_trip_is_exact(kind: type[Translator]) -> None:
     run(second, 3)
     for one, other in zip(weights(straight), weights(second)):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop"])
+def test_the_optimiser_gives_the_same_in_every_memory_layout(name: str) -> None:
+    """Against torch's optimiser on contiguous weights, with a state saved and restored on the way."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.ConvTranspose2d(4, 2, 3), torch.nn.Flatten(), torch.nn.LazyLinear(2)
+    ).double()
+    images = torch.randn(5, 3, 6, 6, dtype=torch.float64)
+    network(images)
+    reference = copy.deepcopy(network)
+    network.to(memory_format=torch.channels_last)
+    optim = OptimConfig(name=name, lr=1e-2, betas=(0.5, 0.9))
+
+    def make_player() -> Player:
+        return Player({"generator": network}, optim, 1e-2, lazy=[])
+
+    player = make_player()
+    theirs: torch.optim.Optimizer
+    if name == "adam":
+        theirs = torch.optim.Adam(reference.parameters(), lr=1e-2, betas=(0.5, 0.9), fused=False)
+    else:
+        theirs = torch.optim.RMSprop(reference.parameters(), lr=1e-2, foreach=False)
+    for step in range(4):
+        for model in (network, reference):
+            model.zero_grad()
+            model(images).square().mean().backward()
+        player.update()
+        theirs.step()
+        if step == 1:
+            state = player.state_dict()
+            for moments, parameter in zip(state["state"].values(), reference.parameters(), strict=True):
+                assert {value.shape for value in moments.values() if value.ndim} == {parameter.shape}
+            player = make_player()
+            player.load_state_dict(copy.deepcopy(state))
+    for got, wanted in zip(network.parameters(), reference.parameters()):
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_a_gradient_that_lies_otherwise_than_its_weight_is_put_in_order() -> None:
+    """torch's fused Adam alone would add each value to another weight, silently."""
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(6, 8, 3, bias=False).to(memory_format=torch.channels_last)
+    expected = copy.deepcopy(layer)
+    player = Player({"generator": layer}, OptimConfig(), 1e-2, lazy=[])
+    theirs = torch.optim.Adam(expected.parameters(), lr=1e-2, betas=OptimConfig().betas, fused=False)
+    gradient = torch.randn(8, 6, 3, 3)
+    layer.weight.grad, expected.weight.grad = gradient, gradient.contiguous(memory_format=torch.channels_last)
+    player.update()
+    theirs.step()
+    torch.testing.assert_close(layer.weight, expected.weight)
