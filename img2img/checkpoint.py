@@ -136,6 +136,30 @@ def load_networks(
     return info, modules
 
 
+def export_model(
+    source: str | Path, target: str | Path, *, half: bool = False, licence: str = "", metrics: Mapping[str, Any] = {}
+) -> ModelInfo:
+    """Copy a model file for others: weights in half precision if wanted, licence and metrics added to its description.
+
+    Raises:
+        UsageFault: as load_networks; a weight that half precision cannot hold. Fault: `target` cannot be written.
+    """
+    source = Path(source)
+    info, modules = load_networks(source)
+    if half:
+        largest = torch.finfo(torch.float16).max
+        for name, module in modules.items():
+            for key, tensor in module.state_dict().items():
+                if tensor.is_floating_point() and not (tensor.abs() <= largest).all():
+                    raise UsageFault(
+                        source, f"weight {name}.{key} does not fit into half precision", "Leave out --half"
+                    )
+            module.half()
+    info = dataclasses.replace(info, licence=licence or info.licence, metrics={**info.metrics, **metrics})
+    write_model(target, modules, info)
+    return info
+
+
 def build_network(spec: NetworkSpec, path: str | Path) -> nn.Module:
     """Build a registered generator on the meta device, where sizes are known and nothing is allocated.
 

@@ -16,28 +16,32 @@ if TYPE_CHECKING:
 
 @click.group("models", short_help="See what a model file holds.")
 def command() -> None:
-    """See what a model file holds, and which models ship with the project.
+    """See what a model file holds, and which models ship with img2img.
 
     \b
     Examples:
       img2img models list
       img2img models info model.safetensors
+      img2img models export runs/drawings/model.safetensors drawings.safetensors --half
     """
 
 
 @command.command("info")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", metavar="MODEL", type=click.Path(path_type=Path))
 @json_option
 def show_info(file: Path, as_json: bool) -> None:
-    """Print what the model file FILE says of itself; its weights are not read.
+    """Print what a model, a file or a shipped model's name, says of itself; its weights are not read.
 
     \b
     Examples:
       img2img models info runs/drawings/model.safetensors
+      img2img models info sign-digits
       img2img models info model.safetensors --json
     """
     from img2img.checkpoint import read_info
+    from img2img.shipped import find_model
 
+    file = find_model(file)
     info = read_info(file)
     if as_json:
         print_json({"file": file, "bytes": file.stat().st_size, **dataclasses.asdict(info)})
@@ -50,10 +54,62 @@ def show_info(file: Path, as_json: bool) -> None:
         click.echo(f"{name:<{width}}  {printable(value)}")
 
 
+@command.command("export")
+@click.argument("file", metavar="MODEL", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--half", is_flag=True, help="Weights in half precision: half the size, pictures the same to the eye.")
+@click.option("--licence", metavar="TEXT", default="", help="Under which licence TARGET may be used.")
+@click.option("--metric", "metrics", multiple=True, metavar="NAME=VALUE",
+              help="What was measured, kept in the description; may be repeated.")  # fmt: skip
+@json_option
+def export(file: Path, target: Path, half: bool, licence: str, metrics: tuple[str, ...], as_json: bool) -> None:
+    """Copy the model MODEL to the file TARGET for others to use.
+
+    \b
+    Examples:
+      img2img models export runs/drawings/model.safetensors drawings.safetensors --half
+      img2img models export model.safetensors faces.safetensors --licence CC-BY-4.0 --metric fd=31.5
+    """
+    from img2img.checkpoint import export_model
+    from img2img.errors import UsageFault, printable
+    from img2img.shipped import SUFFIX, find_model
+
+    if target.suffix != SUFFIX:
+        raise UsageFault("TARGET", f"{target} does not end in {SUFFIX}", f"Use {target.with_suffix(SUFFIX)}")
+    if target.exists():
+        raise UsageFault("TARGET", f"{target} exists already", "Choose another name, or remove it first")
+    info = export_model(find_model(file), target, half=half, licence=licence, metrics=_read_metrics(metrics))
+    if as_json:
+        print_json({"file": target, "bytes": target.stat().st_size, **dataclasses.asdict(info)})
+        return
+    click.echo(printable(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)"))
+
+
+def _read_metrics(texts: tuple[str, ...]) -> dict[str, float | str]:
+    """NAME=VALUE as a table; numbers become numbers."""
+    import math
+
+    from img2img.errors import UsageFault
+
+    metrics: dict[str, float | str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UsageFault("--metric", f"{text!r} is not NAME=VALUE", "Write it as accuracy=0.93")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        metrics[name] = number if math.isfinite(number) else value
+    return metrics
+
+
 @command.command("list")
 @json_option
 def list_models(as_json: bool) -> None:
-    """List the models in the folder checkpoints/ of a source checkout.
+    """List the models that ship with img2img, in the folder checkpoints/ of a source checkout.
+
+    Their names can stand wherever a model file can. Beside each file lies its card, a text of the same name.
 
     \b
     Examples:
@@ -62,23 +118,19 @@ def list_models(as_json: bool) -> None:
     """
     from img2img.checkpoint import read_info
     from img2img.errors import printable
+    from img2img.shipped import shipped_models
 
-    folder = shipped_folder()
-    infos = {path: read_info(path) for path in sorted(folder.glob("*.safetensors"))}
+    infos = {name: (path, read_info(path)) for name, path in shipped_models().items()}
     if as_json:
-        print_json({"models": [{"file": path, **dataclasses.asdict(info)} for path, info in infos.items()]})
+        rows = [{"name": name, "file": path, **dataclasses.asdict(info)} for name, (path, info) in infos.items()]
+        print_json({"models": rows})
         return
     if not infos:
-        click.echo("No models ship with the project yet. Train one with img2img train, or see img2img recipes list.")
-    for path, info in infos.items():
-        click.echo(printable(f"{path}  {info.translator}: {_use(info)}"))
-
-
-def shipped_folder() -> Path:
-    """The folder checkpoints/ of the source checkout that this runs from."""
-    import img2img.errors
-
-    return Path(img2img.errors.__file__).resolve().parents[1] / "checkpoints"
+        click.echo("No models ship with this installation. Train one with img2img train, or see img2img recipes list.")
+    width = max(map(len, infos), default=0)
+    for name, (_, info) in infos.items():
+        height, side = info.resolution
+        click.echo(printable(f"{name:<{width}}  {info.translator}, {height} × {side}: {_use(info)}"))
 
 
 def _use(info: ModelInfo) -> str:

@@ -33,7 +33,7 @@ def command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Make new pictures with the model file MODEL.
+    """Make new pictures with MODEL, a file or the name of a model that ships with img2img.
 
     Picture i of a seed and class is always the same, however many are made. Files are called by number, in a folder for
     each class where there are several; files of those names are replaced.
@@ -43,6 +43,7 @@ def command(
       img2img sample model.safetensors --out faces --count 64 --grid
       img2img sample model.safetensors --out digits.png --count 100
       img2img sample model.safetensors --class cat --class dog --seed 7
+      img2img sample sign-digits --class 3 --out three.png
     """
     from img2img.errors import printable
     from img2img.inference.model import Model

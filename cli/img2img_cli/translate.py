@@ -69,11 +69,11 @@ def command(
     device: str,
     as_json: bool,
 ) -> int:
-    """Translate SRC, a picture or a folder of pictures, into DST with the model file MODEL.
+    """Translate SRC, a picture or a folder of pictures, into DST with MODEL.
 
-    A folder comes out as the same tree with the same names, formats and picture sizes. A picture that cannot be used is
-    named, left out and listed in DST/skipped.jsonl; the exit code is then 3. A run that was interrupted goes on with
-    --skip-existing.
+    MODEL is a file or the name of a model that ships with img2img. A folder comes out as the same tree with the same
+    names, formats and picture sizes. A picture that cannot be used is named, left out and listed in DST/skipped.jsonl;
+    the exit code is then 3. A run that was interrupted goes on with --skip-existing.
 
     \b
     Examples:

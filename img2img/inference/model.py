@@ -15,7 +15,6 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -32,6 +31,7 @@ from img2img.devices import choose_device, fastest_memory_format
 from img2img.draws import Draws
 from img2img.errors import Fault, ImageFault, UsageFault
 from img2img.inference.memory import OutOfMemory, activation_bytes, available_bytes, is_out_of_memory
+from img2img.shipped import find_model
 
 Scale = Literal["auto", "trained", "native"] | float
 Label = str | int
@@ -98,6 +98,7 @@ class Model:
         """Read a model file.
 
         Args:
+            path: the file, or the name of a model that ships with img2img.
             device: "auto" takes a CUDA GPU, then Apple's, then the CPU.
             precision: "float32", or "bfloat16", which is faster where the processor has it and changes pixels by a few
                 levels; "auto" is float32, so that every machine makes the same picture up to rounding.
@@ -108,9 +109,10 @@ class Model:
         if precision not in ("auto", "float32", "bfloat16"):
             raise UsageFault("--precision", f"{precision!r} is unknown", "Use auto, float32 or bfloat16")
         chosen = choose_device(device)
-        info, networks = load_networks(Path(path), chosen)
+        path = find_model(path)
+        info, networks = load_networks(path, chosen)
         _check_usable(path, info, networks)
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
         kind: Literal["float32", "bfloat16"] = "bfloat16" if precision == "bfloat16" else "float32"
         return cls(info, networks, path=path, digest=digest, device=chosen, precision=kind)
 
