@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import sys
+
 import torch
 
 from img2img.errors import UsageFault
@@ -38,3 +41,11 @@ def fastest_memory_format(device: torch.device) -> torch.memory_format:
     pix2pix-small and 0.79 for dcgan-small.
     """
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most the GPU's allocator held, or the largest resident size of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest * (1 if sys.platform == "darwin" else 1024)

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("data", "Check, pack and split folders of pictures."),
     "models": ("models", "See what a model file holds."),
     "recipes": ("recipes", "List and show recipes and configuration keys."),
+    "bench": ("bench", "Measure how fast this machine trains."),
     "doctor": ("doctor", "Show versions, devices and what is missing."),
     "demo": ("demo", "Train two tiny models on real pictures and show what came of it."),
 }

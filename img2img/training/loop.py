@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
-import resource
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,35 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import torch
 
-from img2img import translators
-from img2img.checkpoint import ModelInfo, NetworkSpec, latest_state, load_networks, read_info, save_state, write_model
-from img2img.config import AugmentConfig, Config, DataPaths
-from img2img.data.batches import Batch, Loader
-from img2img.data.sources import Source, match_classes, open_configured
-from img2img.data.threads import worker_count
-from img2img.devices import choose_device
-from img2img.errors import Diverged, Fault, Faults, Interrupted, UsageFault
+from img2img.checkpoint import ModelInfo, latest_state, save_state, write_model
+from img2img.config import Config, DataPaths
+from img2img.data.sources import match_classes
+from img2img.devices import peak_memory
+from img2img.errors import Diverged, Fault, Interrupted, UsageFault
 from img2img.training.distributed import World
-from img2img.training.engine import Engine, EngineSettings
-from img2img.training.precision import Precision, choose_precision
+from img2img.training.prepare import Prepared, check, choose_hardware, prepare, step_batches
 from img2img.training.report import write_report
 from img2img.training.run_folder import RunFolder
 from img2img.training.samples import draw_grid
 from img2img.training.schedules import due
 from img2img.training.signals import StopSignals
-from img2img.translators.base import DataShape, Translator
+from img2img.training.speed import time_steps
 from img2img.version import __version__
 
 _log = logging.getLogger("img2img.training")
 
-_PREVIEW_IMAGES = 8  # columns of a sample grid of translations or classes
-_PREVIEW_SAMPLES = 64  # pictures of a grid without rows
 _STEPS_BEFORE_ESTIMATE = 20
-_SECONDS_BETWEEN_COUNTS = 10.0
 
 
 @dataclass(frozen=True)
@@ -101,34 +90,20 @@ def train(
         Diverged: gradients stopped being finite (4). Interrupted: a signal came; the state is saved (130, 143).
     """
     with StopSignals() as signals:
-        faults = [*translators.check(config), *data.faults(), *_misplaced(out, data)]
-        if faults:
-            raise Faults(faults)
+        check(config, data, _misplaced(out, data))
         world = World()
-        target = choose_device(device, world.local_rank)
-        precision = choose_precision(config.train.precision, target)
-        if config.train.threads:
-            torch.set_num_threads(config.train.threads)
-        elif target.type == "cpu":
-            _remark_on_busy_cores()
-        share = config.train.accumulate * world.size
-        if config.train.batch % share:
-            raise UsageFault(
-                "train.batch",
-                f"{config.train.batch} does not divide by accumulation x processes = {share}",
-                f"Use a multiple of {share}",
-            )
+        precision = choose_hardware(config, device, world)
         if dry_run:
             RunFolder(out, config, resume=resume)  # refuses what the run itself would refuse
-            planned = _prepare(config, data, precision, world, init)
+            planned = prepare(config, data, precision, world, init)
             with planned.loader:
                 return _plan(planned)
-        world.join(target)
+        world.join(precision.device)
         try:
             # only the first process writes; the others find out at the next meeting if it cannot
             folder = RunFolder(out, config, resume=resume) if world.is_first else None
             with folder or nullcontext():
-                prepared = _prepare(config, data, precision, world, init)
+                prepared = prepare(config, data, precision, world, init)
                 if folder is not None:
                     folder.write_config(config)
                 with prepared.loader:
@@ -148,140 +123,12 @@ def _misplaced(out: Path, data: DataPaths) -> list[Fault]:
     ]
 
 
-@dataclass
-class _Prepared:
-    config: Config
-    source: Source
-    loader: Loader
-    engine: Engine
-    specs: dict[str, NetworkSpec]
-    preview: Batch
-    world: World
-    precision: Precision
-
-
-def _prepare(config: Config, data: DataPaths, precision: Precision, world: World, init: Path | None) -> _Prepared:
-    """Open the data, build networks from the seed, and put both into an engine."""
-    kind = translators.TRANSLATORS[config.translator]
-    known_classes = read_info(init).classes if init is not None else ()
-    source = _open_data(config, data, kind, known_classes)
-    shape = DataShape(config.data.resolution, source.channels, source.classes)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
-        translator, specs = translators.build(config, shape)
-    if init is not None:
-        _start_from(translator, specs, init)
-    penalties = translators.make_penalties(config)
-    if world.is_first:
-        left_out = [f"left out: {fault}" for fault in source.bad]
-        for line in (*left_out, *source.notes, *translators.warnings(translator, penalties)):
-            _log.warning(line)
-    train = config.train
-    settings = EngineSettings(train.batch, train.kimg, config.optim, train.ema_kimg, train.ema_rampup, train.image_pool)
-    engine = Engine(translator, penalties, settings, precision, world)
-
-    def make_loader(augment: AugmentConfig | None) -> Loader:
-        return Loader(
-            source,
-            seed=train.seed,
-            resolution=config.data.resolution,
-            device=precision.device,
-            dtype=precision.dtype,
-            augmentation=augment,
-            workers=worker_count(config.data.workers),
-        )
-
-    count = _PREVIEW_SAMPLES if source.kind == "images" else _PREVIEW_IMAGES
-    with make_loader(None) as loader:
-        preview = loader.batch(np.arange(count))
-    return _Prepared(config, source, make_loader(config.augment), engine, specs, preview, world, precision)
-
-
-def _open_data(config: Config, data: DataPaths, kind: type[Translator], known_classes: tuple[str, ...]) -> Source:
-    source = open_configured(
-        config,
-        data,
-        direction=config.data.direction,
-        class_names=known_classes or None,
-        progress=_tell_every(_SECONDS_BETWEEN_COUNTS),
-    )
-    if source.kind != kind.source:
-        wanted = {
-            "images": "--images DIR",
-            "classes": "--classes DIR",
-            "pairs": "--pairs DIR or --pairs A B",
-            "unpaired": "--a DIR --b DIR",
-        }
-        raise UsageFault(
-            "data",
-            f"{config.translator} learns from {kind.source}, not from {source.kind}",
-            f"Give {wanted[kind.source]}",
-        )
-    return source
-
-
-def _differences(found: NetworkSpec | None, wanted: NetworkSpec) -> str:
-    """What distinguishes a model's network from the one a run builds; empty where nothing does."""
-    if found is None or found.name != wanted.name:
-        return f"its generator is {found.name if found else 'another method'}, this run's {wanted.name}"
-    keys = sorted({*found.arguments, *wanted.arguments})
-    return ", ".join(
-        f"its {key} is {found.arguments.get(key)}, this run's {wanted.arguments.get(key)}"
-        for key in keys
-        if found.arguments.get(key) != wanted.arguments.get(key)
-    )
-
-
-def _tell_every(seconds: float) -> Callable[[int, int], None]:
-    """Log how many files are checked, now and then: the first look at a large folder takes minutes."""
-    last = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
-            _log.info(f"checked {done:,} of {total:,} files")
-
-    return tell
-
-
-def _start_from(translator: Translator, specs: dict[str, NetworkSpec], init: Path) -> None:
-    """Take the generators' weights from a model file; discriminators start anew, since model files hold none."""
-    info, networks = load_networks(init)
-    for name in translator.deploy():
-        differences = _differences(info.networks.get(name), specs[name])
-        if differences:
-            raise UsageFault(
-                "--init",
-                f"{init} does not fit: {differences}",
-                "Set data.resolution, data.channels and the generator's keys as img2img models info shows them",
-            )
-        getattr(translator, name).load_state_dict(networks[name].state_dict())
-
-
-def _step_batches(prepared: _Prepared, step: int) -> list[list[Batch]]:
-    """The batches of one iteration: critic steps × micro-batches, each this rank's share.
-
-    Images are numbered through the run, so the division into ranks and micro-batches changes nothing but the order of
-    summation.
-    """
-    train = prepared.config.train
-    micro = train.batch // train.accumulate
-    batches = []
-    for critic in range(train.critic_steps):
-        start = (step * train.critic_steps + critic) * train.batch
-        numbers = np.arange(start, start + train.batch)
-        parts = [numbers[index : index + micro] for index in range(0, train.batch, micro)]
-        batches.append([prepared.loader.batch(part[prepared.world.slice(micro)]) for part in parts])
-    return batches
-
-
 class _Run:
     """One call of train: the loop and what it does every so often."""
 
     def __init__(
         self,
-        prepared: _Prepared,
+        prepared: Prepared,
         out: Path,
         folder: RunFolder | None,
         resume: bool,
@@ -313,7 +160,7 @@ class _Run:
         terms: dict[str, float] = {}
         while engine.images_seen < total:
             before = engine.images_seen
-            engine.train_step(_step_batches(self.prepared, engine.step))
+            engine.train_step(step_batches(self.prepared, engine.step))
             seen = engine.images_seen
             finished = seen >= total
             stop = self.world.any(self.signals.received, self.prepared.precision.device)
@@ -484,51 +331,20 @@ class _Run:
             _log.info(f"{images_per_second:.1f} images/s: {_duration(hours)} to go; peak memory {memory:.1f} GB")
 
 
-def _plan(prepared: _Prepared) -> TrainResult:
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
+
+
+def _plan(prepared: Prepared) -> TrainResult:
     """Time a few steps on the first images, in memory only, and scale up."""
-    engine = prepared.engine
-    durations = []
-    for _ in range(3):
-        began = time.perf_counter()
-        engine.train_step(_step_batches(prepared, engine.step))
-        if prepared.precision.device.type == "cuda":
-            torch.cuda.synchronize()
-        durations.append(time.perf_counter() - began)
-    speed = prepared.config.train.batch / sorted(durations[1:])[0]
+    speed = time_steps(prepared, warm_up=1, steps=2)
     total = round(prepared.config.train.kimg * 1000)
     return TrainResult(
         status="planned",
         run_dir=None,
         model_path=None,
         images_seen=0,
-        images_per_second=speed,
-        seconds=total / speed,
-        peak_memory=peak_memory(prepared.precision.device),
+        images_per_second=speed.images_per_second,
+        seconds=total / speed.images_per_second,
+        peak_memory=speed.peak_memory,
     )
-
-
-def _remark_on_busy_cores() -> None:
-    """Say so where other processes want the cores too.
-
-    Threads that work on one operation wait for the slowest of them: beside one other busy process on two cores, a step
-    of cyclegan-small took 1.33 s with two threads and 0.32 s with one.
-    """
-    cores, wanted = os.cpu_count() or 1, torch.get_num_threads()
-    busy = os.getloadavg()[0]
-    if wanted > 1 and busy + wanted > cores + 1:
-        _log.info(
-            f"other programs keep {busy:.0f} of {cores} cores busy: training may be faster with "
-            f"--set train.threads={max(1, round(cores - busy))}"
-        )
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most the GPU's allocator held, or the largest resident size of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest * (1 if sys.platform == "darwin" else 1024)

@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny import arguments, make_data
 
 from img2img.config import DataPaths, resolve
-from img2img.training import loop
 from img2img.training.distributed import World
 from img2img.training.precision import choose_precision
+from img2img.training.prepare import prepare, step_batches
 
 # nothing here mixes the samples of a batch
 SETTINGS = {
@@ -42,9 +42,9 @@ def main(out: Path) -> None:
         call = arguments(family, data, **{"train.batch": 8, "train.precision": "float64", **own})
         config = resolve(call.pop("recipe"), None, call.pop("set"))
         call.pop("device")
-        prepared = loop._prepare(config, DataPaths(**call), choose_precision("float64", device), world, None)
+        prepared = prepare(config, DataPaths(**call), choose_precision("float64", device), world, None)
         for _ in range(5):
-            prepared.engine.train_step(loop._step_batches(prepared, prepared.engine.step))
+            prepared.engine.train_step(step_batches(prepared, prepared.engine.step))
         weights = {
             **{f"now.{key}": value.contiguous() for key, value in prepared.engine.translator.state_dict().items()},
             **{

@@ -14,9 +14,9 @@ from tiny import FAMILIES, arguments, make_data
 
 import img2img
 from img2img.config import DataPaths, resolve
-from img2img.training import loop
 from img2img.training.distributed import World
 from img2img.training.precision import choose_precision
+from img2img.training.prepare import prepare, step_batches
 
 pytestmark = [
     pytest.mark.gpu,
@@ -55,9 +55,9 @@ def test_draws_and_steps_agree_with_the_cpu(family: str, data: dict[str, Any]) -
             if key not in ("recipe", "set", "device")
         }
         precision = choose_precision("float64", torch.device(name))
-        prepared = loop._prepare(config, DataPaths(**folders), precision, World(), None)
+        prepared = prepare(config, DataPaths(**folders), precision, World(), None)
         for _ in range(3):
-            prepared.engine.train_step(loop._step_batches(prepared, prepared.engine.step))
+            prepared.engine.train_step(step_batches(prepared, prepared.engine.step))
         states.append({key: value.cpu() for key, value in prepared.engine.translator.state_dict().items()})
     for key, expected in states[0].items():
         torch.testing.assert_close(

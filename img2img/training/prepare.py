@@ -1,0 +1,202 @@
+"""From a configuration and folders to everything that a training step needs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from img2img import translators
+from img2img.checkpoint import NetworkSpec, load_networks, read_info
+from img2img.config import AugmentConfig, Config, DataPaths
+from img2img.data.batches import Batch, Loader
+from img2img.data.sources import Source, open_configured
+from img2img.data.threads import worker_count
+from img2img.devices import choose_device
+from img2img.errors import Fault, Faults, UsageFault
+from img2img.shipped import find_model
+from img2img.training.distributed import World
+from img2img.training.engine import Engine, EngineSettings
+from img2img.training.precision import Precision, choose_precision
+from img2img.translators.base import DataShape, Translator
+
+_log = logging.getLogger("img2img.training")
+
+_PREVIEW_IMAGES = 8  # columns of a sample grid of translations or classes
+_PREVIEW_SAMPLES = 64  # pictures of a grid without rows
+_SECONDS_BETWEEN_COUNTS = 10.0
+
+
+def check(config: Config, data: DataPaths, more: Iterable[Fault] = ()) -> None:
+    """Raise Faults with all that is wrong with a configuration and its folders, and with `more`."""
+    faults = [*translators.check(config), *data.faults(), *more]
+    if faults:
+        raise Faults(faults)
+
+
+def choose_hardware(config: Config, device: str, world: World) -> Precision:
+    """Device, number format and threads of a run; refuses a batch that does not divide among its processes."""
+    target = choose_device(device, world.local_rank)
+    precision = choose_precision(config.train.precision, target)
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    elif target.type == "cpu":
+        _remark_on_busy_cores()
+    share = config.train.accumulate * world.size
+    if config.train.batch % share:
+        raise UsageFault(
+            "train.batch",
+            f"{config.train.batch} does not divide by accumulation x processes = {share}",
+            f"Use a multiple of {share}",
+        )
+    return precision
+
+
+def _remark_on_busy_cores() -> None:
+    """Say so where other processes want the cores too.
+
+    Threads that work on one operation wait for the slowest of them: beside one other busy process on two cores, a step
+    of cyclegan-small took 1.33 s with two threads and 0.32 s with one.
+    """
+    cores, wanted = os.cpu_count() or 1, torch.get_num_threads()
+    busy = os.getloadavg()[0]
+    if wanted > 1 and busy + wanted > cores + 1:
+        _log.info(
+            f"other programs keep {busy:.0f} of {cores} cores busy: training may be faster with "
+            f"--set train.threads={max(1, round(cores - busy))}"
+        )
+
+
+@dataclass
+class Prepared:
+    config: Config
+    source: Source
+    loader: Loader
+    engine: Engine
+    specs: dict[str, NetworkSpec]
+    preview: Batch
+    world: World
+    precision: Precision
+
+
+def prepare(config: Config, data: DataPaths, precision: Precision, world: World, init: Path | None) -> Prepared:
+    """Open the data, build networks from the seed, and put both into an engine."""
+    kind = translators.TRANSLATORS[config.translator]
+    init = None if init is None else find_model(init)
+    known_classes = read_info(init).classes if init is not None else ()
+    source = _open_data(config, data, kind, known_classes)
+    shape = DataShape(config.data.resolution, source.channels, source.classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        translator, specs = translators.build(config, shape)
+    if init is not None:
+        _start_from(translator, specs, init)
+    penalties = translators.make_penalties(config)
+    if world.is_first:
+        left_out = [f"left out: {fault}" for fault in source.bad]
+        for line in (*left_out, *source.notes, *translators.warnings(translator, penalties)):
+            _log.warning(line)
+    train = config.train
+    settings = EngineSettings(train.batch, train.kimg, config.optim, train.ema_kimg, train.ema_rampup, train.image_pool)
+    engine = Engine(translator, penalties, settings, precision, world)
+
+    def make_loader(augment: AugmentConfig | None) -> Loader:
+        return Loader(
+            source,
+            seed=train.seed,
+            resolution=config.data.resolution,
+            device=precision.device,
+            dtype=precision.dtype,
+            augmentation=augment,
+            workers=worker_count(config.data.workers),
+        )
+
+    count = _PREVIEW_SAMPLES if source.kind == "images" else _PREVIEW_IMAGES
+    with make_loader(None) as loader:
+        preview = loader.batch(np.arange(count))
+    return Prepared(config, source, make_loader(config.augment), engine, specs, preview, world, precision)
+
+
+def _open_data(config: Config, data: DataPaths, kind: type[Translator], known_classes: tuple[str, ...]) -> Source:
+    source = open_configured(
+        config,
+        data,
+        direction=config.data.direction,
+        class_names=known_classes or None,
+        progress=_tell_every(_SECONDS_BETWEEN_COUNTS),
+    )
+    if source.kind != kind.source:
+        wanted = {
+            "images": "--images DIR",
+            "classes": "--classes DIR",
+            "pairs": "--pairs DIR or --pairs A B",
+            "unpaired": "--a DIR --b DIR",
+        }
+        raise UsageFault(
+            "data",
+            f"{config.translator} learns from {kind.source}, not from {source.kind}",
+            f"Give {wanted[kind.source]}",
+        )
+    return source
+
+
+def _differences(found: NetworkSpec | None, wanted: NetworkSpec) -> str:
+    """What distinguishes a model's network from the one a run builds; empty where nothing does."""
+    if found is None or found.name != wanted.name:
+        return f"its generator is {found.name if found else 'another method'}, this run's {wanted.name}"
+    keys = sorted({*found.arguments, *wanted.arguments})
+    return ", ".join(
+        f"its {key} is {found.arguments.get(key)}, this run's {wanted.arguments.get(key)}"
+        for key in keys
+        if found.arguments.get(key) != wanted.arguments.get(key)
+    )
+
+
+def _tell_every(seconds: float) -> Callable[[int, int], None]:
+    """Log how many files are checked, now and then: the first look at a large folder takes minutes."""
+    last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            _log.info(f"checked {done:,} of {total:,} files")
+
+    return tell
+
+
+def _start_from(translator: Translator, specs: dict[str, NetworkSpec], init: Path) -> None:
+    """Take the generators' weights from a model file; discriminators start anew, since model files hold none."""
+    info, networks = load_networks(init)
+    for name in translator.deploy():
+        differences = _differences(info.networks.get(name), specs[name])
+        if differences:
+            raise UsageFault(
+                "--init",
+                f"{init} does not fit: {differences}",
+                "Set data.resolution, data.channels and the generator's keys as img2img models info shows them",
+            )
+        getattr(translator, name).load_state_dict(networks[name].state_dict())
+
+
+def step_batches(prepared: Prepared, step: int) -> list[list[Batch]]:
+    """The batches of one iteration: critic steps × micro-batches, each this rank's share.
+
+    Images are numbered through the run, so the division into ranks and micro-batches changes nothing but the order of
+    summation.
+    """
+    train = prepared.config.train
+    micro = train.batch // train.accumulate
+    batches = []
+    for critic in range(train.critic_steps):
+        start = (step * train.critic_steps + critic) * train.batch
+        numbers = np.arange(start, start + train.batch)
+        parts = [numbers[index : index + micro] for index in range(0, train.batch, micro)]
+        batches.append([prepared.loader.batch(part[prepared.world.slice(micro)]) for part in parts])
+    return batches

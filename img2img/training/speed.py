@@ -1,0 +1,74 @@
+"""How fast a recipe trains on this machine: steps timed one by one, nothing written."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from img2img.config import Config, DataPaths
+from img2img.devices import peak_memory
+from img2img.training.distributed import World
+from img2img.training.prepare import Prepared, check, choose_hardware, prepare, step_batches
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What timing came to.
+
+    Attributes:
+        images_per_second: the batch over the median step.
+        seconds: of each step, batches included.
+        waiting: share of the time in which the step waited for pictures.
+        peak_memory: bytes, of the device where it is a GPU, else of the process.
+        device, precision, threads: what it ran on and how.
+    """
+
+    images_per_second: float
+    seconds: tuple[float, ...]
+    waiting: float
+    peak_memory: int
+    device: str
+    precision: str
+    threads: int
+
+
+def measure_speed(config: Config, data: DataPaths, *, device: str = "auto", warm_up: int = 5, steps: int = 30) -> Speed:
+    """Train `config` on `data` for warm_up + steps iterations, in memory only.
+
+    Raises:
+        UsageFault: as img2img.training.train.
+    """
+    check(config, data)
+    world = World()
+    precision = choose_hardware(config, device, world)
+    prepared = prepare(config, data, precision, world, None)
+    with prepared.loader:
+        return time_steps(prepared, warm_up, steps)
+
+
+def time_steps(prepared: Prepared, warm_up: int, steps: int) -> Speed:
+    """Go on for warm_up + steps iterations; the first ones, which choose kernels and fill caches, do not count."""
+    engine, loader, device = prepared.engine, prepared.loader, prepared.precision.device
+    seconds: list[float] = []
+    waited = loader.waited
+    for index in range(warm_up + steps):
+        if index == warm_up:
+            waited = loader.waited
+        began = time.perf_counter()
+        engine.train_step(step_batches(prepared, engine.step))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    counted = seconds[warm_up:]
+    return Speed(
+        images_per_second=prepared.config.train.batch / statistics.median(counted),
+        seconds=tuple(counted),
+        waiting=(loader.waited - waited) / sum(counted),
+        peak_memory=peak_memory(device),
+        device=str(device),
+        precision=prepared.precision.name,
+        threads=torch.get_num_threads(),
+    )
