@@ -1,7 +1,7 @@
-"""The demo: a translator and a class-conditional model trained in minutes, on pictures that two dependencies ship.
+"""The demo: a translator and a class-conditional model trained in minutes, and one that ships with img2img.
 
-The pictures are scikit-image's and scikit-learn's photographs and scikit-learn's handwritten digits, read from the
-installed packages; nothing is downloaded. Everything is done through the public interface, `img2img.train` and
+The pictures to train on are scikit-image's and scikit-learn's photographs and scikit-learn's handwritten digits, read
+from the installed packages; nothing is downloaded. Everything is done through the public interface, `img2img.train` and
 `img2img.load`, and ends as one page.
 """
 
@@ -22,9 +22,12 @@ from PIL import Image, ImageDraw, ImageFilter
 
 import img2img
 from img2img.atomic import write_text
+from img2img.checkpoint import read_info
 from img2img.data.decode import open_image
 from img2img.data.encode import save_image
 from img2img.errors import Interrupted, UsageFault
+from img2img.inference.sampling import write_samples
+from img2img.shipped import find_model, shipped_models
 from img2img.training.charts import line_chart
 from img2img.training.page import Picture, command, embed, escape, facts, film, page, section, side_by_side
 from img2img.training.report import log_series, read_log, read_rows, read_snapshots
@@ -44,10 +47,12 @@ PHOTO_KIMG = 10.0
 DIGIT_KIMG = 30.0
 NUM_DIGIT_SAMPLES = 50  # of each class, for the measurement
 DIGIT_SIZE = 32
+SHIPPED = "sign-digits"
+NUM_SHIPPED_SAMPLES = 10  # of each class
 
 _SIDES = ("aged", "fresh")
 _MARKER = "demo.txt"
-_FOLDERS = ("data", "runs", "restored", "digits")
+_FOLDERS = ("data", "runs", "restored", "digits", "signs")
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,10 @@ def run_demo(
     digits = train_digits(out, length, device)
     say("Sampling each class")
     sampled = sample_digits(out, digits, device)
+
+    if SHIPPED in shipped_models():
+        say("Sampling hand signs from a model that ships with img2img")
+        sample_signs(out, device)
 
     result = DemoResult(out / "index.html", time.perf_counter() - began, *restored, *sampled)
     write_text(result.page, make_page(out, result))
@@ -345,6 +354,13 @@ def _draw_digits(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
     save_image(path, np.concatenate([np.concatenate(list(row), axis=1) for row in rows])[..., None])
 
 
+def sample_signs(out: Path, device: str) -> None:
+    """Draw samples of the shipped model into `out`/signs/generated.png, a row a class."""
+    model = img2img.load(SHIPPED, device=device)
+    (out / "signs").mkdir()
+    write_samples(model, out / "signs" / "generated.png", NUM_SHIPPED_SAMPLES * len(model.info.classes))
+
+
 def spread(images: np.ndarray, labels: np.ndarray) -> float:
     """Mean distance of (N, H, W) images from the mean of their class, averaged over the classes."""
     classes = [images[labels == label] for label in range(10)]
@@ -369,6 +385,7 @@ def make_page(out: Path, result: DemoResult) -> str:
         _header(out, result)
         + section("Old prints, restored", _prints(out, result))
         + section("Digits by class", _digits(out, result))
+        + (section("A model that ships: hand signs", _signs(out)) if (out / "signs").exists() else "")
         + section("Curves", _curves(out))
         + section("What such short training gives", _worth())
         + section("Your own pictures", _next(out))
@@ -422,6 +439,19 @@ generated ones vary {_percent(result.digit_variety)} as much as real ones.</p>
 {_film(out / "runs" / "digits")}"""
 
 
+def _signs(out: Path) -> str:
+    info = read_info(find_model(SHIPPED))
+    pictures = [("generated hand signs, a row for each of the digits 0 to 9", _embed(out / "signs" / "generated.png"))]
+    measured = "".join(
+        f"<li>{escape(name)}: {escape(f'{value:g}' if isinstance(value, float) else str(value))}</li>"
+        for name, value in info.metrics.items()
+    )
+    return f"""<p>This model was not trained just now: it comes with img2img and is used by its name,
+<code>{SHIPPED}</code>. It learned from {info.images_seen:,} looks at photographs of hands, with the recipe
+<code>{escape(info.recipe)}</code>. Measured when it was made:</p><ul>{measured}</ul>
+{side_by_side(pictures)}"""
+
+
 def _film(run: Path) -> str:
     frames = [(f"{seen / 1000:.3g} kimg", picture) for seen, picture in read_snapshots(run / "samples")]
     return film(frames, read_rows(run / "samples" / "rows.json"))
@@ -458,6 +488,7 @@ def _next(out: Path) -> str:
             "Pairs of pictures with the same names, before and after:",
             "img2img train pix2pix-small --pairs BEFORE AFTER",
         ),
+        ("The model that ships, by its name:", f"img2img sample {SHIPPED} --class 3 --count 16"),
         ("A folder of class folders, to make more of each class:", "img2img train cgan-small --classes FOLDER"),
     )
     return "".join((f'<p class="note">{escape(what)}</p>' if what else "") + command(how) for what, how in commands)

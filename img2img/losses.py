@@ -103,12 +103,32 @@ class Wasserstein(Objective):
         return per_sample(-fake)
 
 
+@dataclass(frozen=True)
+class Relativistic(Objective):
+    """D: −log σ(r−f); G: −log σ(f−r), each fake beside one real image of its batch, patch beside patch.
+
+    RSGAN of Jolicoeur-Martineau 2018, arXiv:1807.00734, equations 4 and 5; RpGAN in Huang et al. 2024
+    (R3GAN, arXiv:2501.05441), who pair it with r1 and r2. A fake is judged against real images everywhere they are, so
+    making one kind of picture only does not pay (Sun et al. 2020, arXiv:2011.04926).
+    """
+
+    generator_sees_real: ClassVar[bool] = True
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return per_sample(F.softplus(fake - real))
+
+    def generator(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
+        assert real is not None, "a relativistic generator needs the real images' logits"
+        return per_sample(F.softplus(real - fake))
+
+
 ADVERSARIAL: dict[str, type[Objective]] = {
     "minimax": Minimax,
     "nonsaturating": NonSaturating,
     "hinge": Hinge,
     "lsgan": LeastSquares,
     "wgan": Wasserstein,
+    "relativistic": Relativistic,
 }
 
 

@@ -108,6 +108,19 @@ class R1(Penalty):
 
 
 @dataclass(frozen=True)
+class R2(Penalty):
+    """½‖∇D(G(z))‖² on generated images (Mescheder et al. 2018, arXiv:1801.04406, equation 10); `weight` is their γ."""
+
+    weight: float = field(default=10.0, metadata={"minimum": 0.0})
+
+    def terms(self, game: Game) -> dict[str, Tensor]:
+        return {
+            view.name: 0.5 * squared_gradient_norm(view.discriminator, view.fake, view.fake_condition)
+            for view in game.views
+        }
+
+
+@dataclass(frozen=True)
 class GradientPenalty(Penalty):
     """(‖∇D(x̂)‖₂ − 1)², x̂ uniform on segments between real and fake.
 
@@ -141,6 +154,7 @@ class WeightClip(Penalty):
 
 PENALTIES: dict[str, type[Penalty]] = {
     "r1": R1,
+    "r2": R2,
     "gradient_penalty": GradientPenalty,
     "weight_clip": WeightClip,
 }

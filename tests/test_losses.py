@@ -18,6 +18,7 @@ CLOSED_FORMS = {
     "hinge": ((2.0, 0.0), (0.0, 1.0)),
     "lsgan": ((0.5, 0.5), (0.5 * 1 + 0.5 * 1, 0.5 * 4)),
     "wgan": ((0.0, 0.0), (-3.0, 1.0)),
+    "relativistic": ((LOG_2, LOG_2), (math.log1p(math.exp(-3)), math.log1p(math.exp(3)))),
 }
 
 
@@ -33,7 +34,7 @@ def test_values(name: str, case: int, real: float, fake: float, shape: tuple[int
     discriminator, generator = CLOSED_FORMS[name][case]
     reals, fakes = torch.full(shape, real).double(), torch.full(shape, fake).double()
     torch.testing.assert_close(objective.discriminator(reals, fakes), torch.full((3,), discriminator).double())
-    torch.testing.assert_close(objective.generator(fakes), torch.full((3,), generator).double())
+    torch.testing.assert_close(objective.generator(fakes, reals), torch.full((3,), generator).double())
 
 
 @pytest.mark.parametrize("name", ADVERSARIAL)
@@ -42,7 +43,7 @@ def test_directions(name: str) -> None:
     objective = ADVERSARIAL[name]()
     real, fake = (torch.full((4,), 0.5).double().requires_grad_() for _ in range(2))
     up, down = torch.autograd.grad(objective.discriminator(real, fake).sum(), (real, fake))
-    (push,) = torch.autograd.grad(objective.generator(fake).sum(), fake)
+    (push,) = torch.autograd.grad(objective.generator(fake, real.detach()).sum(), fake)
     assert (up < 0).all()
     assert (down > 0).all()
     assert (push < 0).all()
@@ -56,7 +57,7 @@ def test_gradients_match_finite_differences(name: str) -> None:
     real.requires_grad_()
     fake.requires_grad_()
     assert torch.autograd.gradcheck(objective.discriminator, (real, fake))
-    assert torch.autograd.gradcheck(objective.generator, (fake,))
+    assert torch.autograd.gradcheck(lambda fake: objective.generator(fake, real.detach()), (fake,))
 
 
 def test_minimax_saturates_where_nonsaturating_does_not() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img.draws import Draws
-from img2img.penalties import PENALTIES, R1, GradientPenalty, Penalty, View, WeightClip, squared_gradient_norm
+from img2img.penalties import PENALTIES, R1, R2, GradientPenalty, Penalty, View, WeightClip, squared_gradient_norm
 
 
 class Quadratic(nn.Module):
@@ -69,6 +69,11 @@ def test_r1_has_the_half_inside(images: tuple[Tensor, Tensor]) -> None:
     torch.testing.assert_close(terms["discriminator"], 0.5 * 1.5**2 * images[0].square().flatten(1).sum(1))
 
 
+def test_r2_is_r1_on_generated_images(images: tuple[Tensor, Tensor]) -> None:
+    terms = R2().terms(FakeGame(Quadratic(), *images))
+    torch.testing.assert_close(terms["discriminator"], 0.5 * 1.5**2 * images[1].square().flatten(1).sum(1))
+
+
 def test_gradient_penalty_is_zero_for_unit_slope(images: tuple[Tensor, Tensor]) -> None:
     class Unit(nn.Module):
         def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -90,7 +95,7 @@ def test_gradient_penalty_interpolates_between_real_and_fake() -> None:
     assert term.mean().item() == pytest.approx(13 / 3, abs=0.06)
 
 
-@pytest.mark.parametrize("penalty", [R1(), GradientPenalty()])
+@pytest.mark.parametrize("penalty", [R1(), R2(), GradientPenalty()])
 def test_the_penalty_reaches_the_weights_as_finite_differences_say(
     penalty: Penalty, images: tuple[Tensor, Tensor]
 ) -> None:

@@ -22,7 +22,15 @@ from img2img.networks.arguments import (
     check_resolution,
     check_whole,
 )
-from img2img.networks.layers import NORMS, apply_spectral_norm, init_normal, make_embedding, make_norm, needs_bias
+from img2img.networks.layers import (
+    NORMS,
+    MinibatchStd,
+    apply_spectral_norm,
+    init_normal,
+    make_embedding,
+    make_norm,
+    needs_bias,
+)
 
 CONDITIONINGS = ("none", "concat", "projection")
 SMALLEST_BASES = range(4, 8)  # of the shorter side: one octave, so that every size has one number of doublings
@@ -154,6 +162,8 @@ class DCGANDiscriminator(nn.Module):
         width: channels of the first layer; doubled at each level inwards, at most max_width.
         norm: one of layers.NORMS. "batch" mixes the samples of a batch: not with a per-sample gradient penalty.
         spectral_norm: divide every weight by its largest singular value.
+        minibatch_std: show the last layer how much the samples of a batch differ (layers.MinibatchStd), against
+            generators that make one picture only.
         conditioning: how the class enters.
             "concat": one plane per class, 1 for the sample's class and 0 for the rest, concatenated to the image
             (Mirza & Osindero 2014, arXiv:1411.1784). Memory grows with the classes: for hundreds use "projection".
@@ -172,12 +182,14 @@ class DCGANDiscriminator(nn.Module):
         max_width: int = 1024,
         norm: str = "batch",
         spectral_norm: bool = False,
+        minibatch_std: bool = False,
         conditioning: str = "none",
     ) -> None:
         super().__init__()
         _check_common(width, max_width, norm, num_classes)
         check_whole("in_channels", in_channels, 1, MAX_CHANNELS)
         check_flag("spectral_norm", spectral_norm)
+        check_flag("minibatch_std", minibatch_std)
         check_choice("conditioning", conditioning, CONDITIONINGS)
         if num_classes and conditioning == "none":
             raise UsageFault(
@@ -203,7 +215,8 @@ class DCGANDiscriminator(nn.Module):
                 nn.LeakyReLU(0.2, inplace=True),
             ]
         self.layers = nn.Sequential(*layers)
-        self.logit = nn.Linear(widths[-1] * base[0] * base[1], 1)
+        self.minibatch_std = MinibatchStd() if minibatch_std else None
+        self.logit = nn.Linear((widths[-1] + minibatch_std) * base[0] * base[1], 1)
         self.embed: nn.Embedding | None = None
         if conditioning == "projection":
             self.embed = make_embedding(num_classes, widths[-1], std=0.02)
@@ -216,7 +229,8 @@ class DCGANDiscriminator(nn.Module):
         if condition is not None and self.conditioning == "concat":
             images = torch.cat((images, _label_planes(condition, self.num_classes, images)), dim=1)
         features = self.layers(images)
-        logits: Tensor = self.logit(features.flatten(1)).flatten()
+        seen = features if self.minibatch_std is None else self.minibatch_std(features)
+        logits: Tensor = self.logit(seen.flatten(1)).flatten()
         if condition is not None and self.embed is not None:
             logits = logits + (self.embed(condition) * features.sum(dim=(2, 3))).sum(dim=1)
         return logits

@@ -88,9 +88,34 @@ def needs_bias(norm: str) -> bool:
     return norm in ("layer", "none")
 
 
+class MinibatchStd(nn.Module):
+    """One more channel that says how much the samples of a batch differ (Karras et al. 2018, arXiv:1710.10196, sec. 3).
+
+    (N, C, H, W) -> (N, C + 1, H, W). The batch is divided into groups of at most `group_size` that follow each other;
+    the new channel is the same everywhere in a group: the standard deviation over the group (biased, with 1e-8 added to
+    the variance), averaged over channels and places. A generator that always makes the same picture is seen through by
+    it.
+    """
+
+    def __init__(self, group_size: int = 4) -> None:
+        super().__init__()
+        self.group_size = group_size
+
+    def forward(self, features: Tensor) -> Tensor:
+        count = len(features)
+        size = next(size for size in range(min(self.group_size, count), 0, -1) if count % size == 0)
+        groups = features.to(torch.promote_types(features.dtype, torch.float32)).unflatten(0, (count // size, size))
+        deviation = (groups.var(dim=1, correction=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))
+        channel = deviation.to(features.dtype).repeat_interleave(size)[:, None, None, None]
+        return torch.cat((features, channel.expand(-1, 1, *features.shape[2:])), dim=1)
+
+    def extra_repr(self) -> str:
+        return f"group_size={self.group_size}"
+
+
 def mixes_samples(module: nn.Module) -> bool:
-    """Whether, in training mode, one sample's output depends on the others of its batch (batch normalisation)."""
-    return any(isinstance(layer, _BatchNorm) for layer in module.modules())
+    """Whether, in training mode, one sample's output depends on the others of its batch."""
+    return any(isinstance(layer, _BatchNorm | MinibatchStd) for layer in module.modules())
 
 
 class KeyedDropout(nn.Module):

@@ -64,7 +64,7 @@ def warnings(translator: Translator, penalties: Mapping[str, Penalty]) -> list[s
     mixing = [name for name, network in translator.networks_of("discriminator").items() if mixes_samples(network)]
     return [
         f"loss.penalties.{name}: derived for a discriminator that judges each image by itself, "
-        f"but {mixing[0]} has batch normalisation. Set discriminator.norm=instance or none"
+        f"but {mixing[0]} lets a batch mix. Set discriminator.norm=instance or none, discriminator.minibatch_std=false"
         for name, penalty in penalties.items()
         if penalty.assumes_independent_samples and mixing
     ]

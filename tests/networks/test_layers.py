@@ -12,6 +12,7 @@ from img2img.networks.layers import (
     NORMS,
     InstanceNorm,
     KeyedDropout,
+    MinibatchStd,
     apply_spectral_norm,
     init_normal,
     make_norm,
@@ -80,6 +81,27 @@ def test_mixes_samples_is_true_just_where_a_batch_changes_a_sample(norm: str) ->
     alone = network(images[:1])
     changed = not torch.allclose(network(images)[:1], alone)
     assert changed is mixes_samples(network)
+
+
+@pytest.mark.parametrize(("count", "size"), [(8, 4), (6, 3), (5, 1), (3, 3), (1, 1)])
+def test_minibatch_std_is_the_mean_deviation_in_a_group(count: int, size: int) -> None:
+    torch.manual_seed(0)
+    features = torch.randn(count, 3, 4, 5, dtype=torch.float64)
+    out = MinibatchStd(group_size=4)(features)
+    assert out.shape == (count, 4, 4, 5)
+    assert torch.equal(out[:, :3], features)
+    for start in range(0, count, size):
+        group = features[start : start + size]
+        wanted = (((group - group.mean(dim=0)) ** 2).mean(dim=0) + 1e-8).sqrt().mean()
+        torch.testing.assert_close(out[start : start + size, 3], wanted.expand(size, 4, 5))
+
+
+def test_minibatch_std_mixes_samples_and_is_smooth_where_they_are_equal() -> None:
+    assert mixes_samples(nn.Sequential(MinibatchStd()))
+    features = torch.ones(4, 2, 3, 3, requires_grad=True)
+    MinibatchStd()(features).sum().backward()
+    assert features.grad is not None
+    assert features.grad.isfinite().all()
 
 
 def test_reflect_pad_mirrors_without_repeating_the_edge() -> None:
