@@ -24,6 +24,7 @@ from img2img.networks.arguments import (
 )
 from img2img.networks.layers import (
     NORMS,
+    ConditionalBatchNorm,
     MinibatchStd,
     apply_spectral_norm,
     init_normal,
@@ -32,6 +33,7 @@ from img2img.networks.layers import (
     needs_bias,
 )
 
+GENERATOR_CONDITIONINGS = ("concat", "norm")
 CONDITIONINGS = ("none", "concat", "projection")
 SMALLEST_BASES = range(4, 8)  # of the shorter side: one octave, so that every size has one number of doublings
 
@@ -90,14 +92,18 @@ class DCGANGenerator(nn.Module):
     """z (N, latent_dim) and, with classes, labels (N,) int64 -> images (N, out_channels, H, W) in [-1, 1].
 
     z is projected to the base rectangle, then k transposed convolutions with stride 2 double it to the resolution;
-    norm and ReLU between, tanh at the end. With num_classes > 0, a learned embedding of the class (label_dim values,
-    N(0, 1) at the start, so that it begins as loud as z) is concatenated to z (Mirza & Osindero 2014, arXiv:1411.1784).
+    norm and ReLU between, tanh at the end.
 
     Args:
         resolution: (height, width) in pixels, base × 2^k with the shorter side's base in 4..7.
         width: channels of the last hidden layer; doubled at each level inwards, at most max_width.
             The paper's network is 128, the widespread PyTorch one 64.
         norm: one of layers.NORMS.
+        conditioning: how the class enters, where there are classes.
+            "concat": a learned embedding (label_dim values, N(0, 1) at the start, so that it begins as loud as z) is
+            concatenated to z (Mirza & Osindero 2014, arXiv:1411.1784).
+            "norm": scale and shift of every norm belong to the class (Miyato & Koyama 2018, arXiv:1802.05637); needs
+            norm "batch". On 1,653 pictures, "concat" made one picture a class where "norm" made many.
     """
 
     def __init__(
@@ -111,9 +117,14 @@ class DCGANGenerator(nn.Module):
         width: int = 64,
         max_width: int = 1024,
         norm: str = "batch",
+        conditioning: str = "concat",
     ) -> None:
         super().__init__()
         _check_common(width, max_width, norm, num_classes)
+        check_choice("conditioning", conditioning, GENERATOR_CONDITIONINGS)
+        by_norm = conditioning == "norm" and num_classes > 0
+        if by_norm and norm != "batch":
+            raise UsageFault("conditioning", f"'norm' needs batch normalisation, norm is {norm!r}", "Use 'concat'")
         check_whole("out_channels", out_channels, 1, MAX_CHANNELS)
         check_whole("latent_dim", latent_dim, 1, 4096)
         check_whole("label_dim", label_dim, 1, 4096)
@@ -124,19 +135,23 @@ class DCGANGenerator(nn.Module):
 
         widths = _level_widths(width, max_width, doublings)[::-1]
         bias = needs_bias(norm)
-        self.embed = make_embedding(num_classes, label_dim, std=1.0) if num_classes else None
-        input_dim = latent_dim + (label_dim if num_classes else 0)
+        concatenated = label_dim if num_classes and not by_norm else 0
+        self.embed = make_embedding(num_classes, label_dim, std=1.0) if concatenated else None
+
+        def make_layer_norm(channels: int) -> nn.Module:
+            return ConditionalBatchNorm(channels, num_classes) if by_norm else make_norm(norm, channels)
+
         layers: list[nn.Module] = [
             # a full-size transposed convolution of a 1×1 plane, computed three times as fast on the CPU
-            nn.Linear(input_dim, widths[0] * base[0] * base[1], bias=bias),
+            nn.Linear(latent_dim + concatenated, widths[0] * base[0] * base[1], bias=bias),
             nn.Unflatten(1, (widths[0], *base)),
-            make_norm(norm, widths[0]),
+            make_layer_norm(widths[0]),
             nn.ReLU(inplace=True),
         ]
         for wider, narrower in pairwise(widths):
             layers += [
                 nn.ConvTranspose2d(wider, narrower, 4, stride=2, padding=1, bias=bias),
-                make_norm(norm, narrower),
+                make_layer_norm(narrower),
                 nn.ReLU(inplace=True),
             ]
         layers += [nn.ConvTranspose2d(widths[-1], out_channels, 4, stride=2, padding=1), nn.Tanh()]
@@ -144,11 +159,13 @@ class DCGANGenerator(nn.Module):
         init_normal(self)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        assert (labels is None) == (self.num_classes == 0), "labels are for class-conditional generators"
+        x = z
         if self.embed is not None:
-            assert labels is not None, "a class-conditional generator needs labels"
-            z = torch.cat((z, self.embed(labels).to(z.dtype)), dim=1)
-        images: Tensor = self.layers(z)
-        return images
+            x = torch.cat((z, self.embed(labels).to(z.dtype)), dim=1)
+        for layer in self.layers:
+            x = layer(x, labels) if isinstance(layer, ConditionalBatchNorm) else layer(x)
+        return x
 
 
 class DCGANDiscriminator(nn.Module):

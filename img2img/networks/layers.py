@@ -88,6 +88,23 @@ def needs_bias(norm: str) -> bool:
     return norm in ("layer", "none")
 
 
+class ConditionalBatchNorm(nn.Module):
+    """Batch normalisation whose scale and shift belong to the class (Dumoulin et al. 2017, arXiv:1610.07629).
+
+    (N, C, H, W) and labels (N,) int64 -> (N, C, H, W). As in the generators of Miyato & Koyama 2018, arXiv:1802.05637,
+    but that classes begin a little apart: scales N(1, std²), shifts N(0, std²).
+    """
+
+    def __init__(self, channels: int, num_classes: int, std: float = 0.3) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.scale, self.shift = (make_embedding(num_classes, channels, std, mean) for mean in (1.0, 0.0))
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        scale, shift = (table(labels)[:, :, None, None].to(images.dtype) for table in (self.scale, self.shift))
+        return torch.addcmul(shift, self.norm(images), scale)
+
+
 class MinibatchStd(nn.Module):
     """One more channel that says how much the samples of a batch differ (Karras et al. 2018, arXiv:1710.10196, sec. 3).
 
@@ -150,10 +167,10 @@ def fill_normal(weight: Tensor, mean: float, std: float) -> None:
         nn.init.normal_(weight, mean, std)
 
 
-def make_embedding(num_classes: int, dim: int, std: float) -> nn.Embedding:
-    """A learned vector of N(0, std²) for each class: labels (N,) int64 -> (N, dim)."""
+def make_embedding(num_classes: int, dim: int, std: float, mean: float = 0.0) -> nn.Embedding:
+    """A learned vector of N(mean, std²) for each class: labels (N,) int64 -> (N, dim)."""
     embedding = nn.Embedding.from_pretrained(torch.empty(num_classes, dim), freeze=False)
-    fill_normal(embedding.weight, 0.0, std)
+    fill_normal(embedding.weight, mean, std)
     return embedding
 
 

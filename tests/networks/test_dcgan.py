@@ -12,6 +12,7 @@ from torch import nn
 
 from img2img.errors import UsageFault
 from img2img.networks.dcgan import DCGANDiscriminator, DCGANGenerator, split_resolution
+from img2img.networks.layers import MinibatchStd
 
 
 def count(network: nn.Module) -> int:
@@ -78,9 +79,12 @@ def test_a_refused_size_names_two_that_work(height: int, width: int) -> None:
 
 
 class TestConditioning:
-    def test_generator_follows_the_label(self) -> None:
+    @pytest.mark.parametrize("conditioning", ["concat", "norm"])
+    def test_generator_follows_the_label(self, conditioning: str) -> None:
         torch.manual_seed(0)
-        generator = DCGANGenerator(resolution=(8, 8), num_classes=3, width=4, latent_dim=5).eval()
+        generator = DCGANGenerator(
+            resolution=(8, 8), num_classes=3, width=4, latent_dim=5, conditioning=conditioning
+        ).eval()
         z = torch.randn(1, 5).expand(3, -1)
         images = generator(z, torch.tensor([0, 1, 0]))
         torch.testing.assert_close(images[0], images[2])
@@ -122,6 +126,22 @@ class TestConditioning:
         inner = torch.einsum("nc,nchw->n", discriminator.embed.weight[labels], features)
         expected = discriminator.logit(features.flatten(1))[:, 0] + inner
         torch.testing.assert_close(discriminator(images, labels), expected)
+
+    def test_minibatch_std_is_seen_by_the_logit_and_not_by_the_projection(self) -> None:
+        torch.manual_seed(0)
+        discriminator = DCGANDiscriminator(
+            resolution=(8, 8), num_classes=3, width=4, norm="none", conditioning="projection", minibatch_std=True
+        )
+        images, labels = torch.randn(4, 3, 8, 8), torch.tensor([2, 0, 1, 1])
+        features = discriminator.layers(images)
+        assert discriminator.embed is not None
+        inner = torch.einsum("nc,nchw->n", discriminator.embed.weight[labels], features)
+        expected = discriminator.logit(MinibatchStd()(features).flatten(1))[:, 0] + inner
+        torch.testing.assert_close(discriminator(images, labels), expected)
+
+    def test_conditioning_by_norm_needs_batch_norm(self) -> None:
+        with pytest.raises(UsageFault, match=r"^conditioning: 'norm' needs batch normalisation, norm is 'instance'"):
+            DCGANGenerator(resolution=(8, 8), num_classes=3, norm="instance", conditioning="norm")
 
     def test_a_choice_that_does_not_fit_the_classes_is_refused(self) -> None:
         with pytest.raises(UsageFault, match=r"^conditioning: .*3 classes"):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from img2img.draws import Draws
 from img2img.networks.layers import (
     NORMS,
+    ConditionalBatchNorm,
     InstanceNorm,
     KeyedDropout,
     MinibatchStd,
@@ -81,6 +82,19 @@ def test_mixes_samples_is_true_just_where_a_batch_changes_a_sample(norm: str) ->
     alone = network(images[:1])
     changed = not torch.allclose(network(images)[:1], alone)
     assert changed is mixes_samples(network)
+
+
+def test_conditional_batch_norm_is_batch_norm_with_each_class_own_scale_and_shift() -> None:
+    torch.manual_seed(0)
+    layer = ConditionalBatchNorm(3, num_classes=4).double()
+    images, labels = torch.randn(6, 3, 4, 5, dtype=torch.float64), torch.tensor([0, 3, 1, 1, 2, 0])
+    plain = nn.BatchNorm2d(3).double()
+    for mode in (True, False):
+        out = layer.train(mode)(images, labels)
+        normal = plain.train(mode)(images)
+        for index, label in enumerate(labels):
+            wanted = normal[index] * layer.scale.weight[label][:, None, None] + layer.shift.weight[label][:, None, None]
+            torch.testing.assert_close(out[index], wanted)
 
 
 @pytest.mark.parametrize(("count", "size"), [(8, 4), (6, 3), (5, 1), (3, 3), (1, 1)])

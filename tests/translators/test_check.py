@@ -37,8 +37,8 @@ def test_every_recipe_is_right_and_builds(name: str) -> None:
         ("dcgan", ["loss.adversarial=hinged"], "loss.adversarial: 'hinged' is unknown. Did you mean hinge?"),
         (
             "dcgan",
-            ["loss.penalties=r2"],
-            "loss.penalties.r2: 'r2' is unknown. Known: gradient_penalty, r1, weight_clip",
+            ["loss.penalties=r3"],
+            "loss.penalties.r3: 'r3' is unknown. Known: gradient_penalty, r1, r2, weight_clip",
         ),
         (
             "dcgan",
