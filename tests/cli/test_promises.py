@@ -50,6 +50,7 @@ _SMALL = (
     "--set generator.width=4 --set discriminator.width=4"
 )
 _NOISE = f"{_SMALL} --set generator.max_width=8 --set generator.latent_dim=8 --set discriminator.max_width=8"
+BENCH = f"bench speed dcgan-small {_NOISE} --steps 1 --warm-up 0"
 DCGAN = f"train dcgan-small {_NOISE} --set train.kimg=0.004"
 CGAN = f"train cgan-small {_NOISE} --set train.kimg=0.004"
 PIX2PIX = f"train pix2pix-small {_SMALL} --set generator.depth=3 --set discriminator.layers=1"
@@ -536,6 +537,7 @@ FOLDER_READERS = {
 }
 CLASS_READERS = {
     "train": f"{CGAN} --dry-run --classes FOLDER",
+    "bench": f"bench speed cgan-small {_NOISE} --steps 1 --warm-up 0 --classes FOLDER",
     "check": "data check --classes FOLDER",
     "pack": "data pack cgan-small --set data.resolution=16 --out pack --classes FOLDER",
 }
@@ -549,6 +551,7 @@ MODEL_READERS = {
     "translate": "translate --device cpu MODEL @flat out",
     "sample": f"{SAMPLE} MODEL --out out",
     "train": f"{DCGAN} --images @flat --out out --init MODEL",
+    "export": "models export MODEL out.safetensors",
 }
 TRANSLATED = ("out", "out/.img2img-manifest.jsonl", "out/skipped.jsonl")
 
@@ -711,6 +714,7 @@ ROWS = [
     # usage
     Row("F4 command", "trian", 2, "there is no command 'trian'", "Did you mean train?"),
     Row("F4 recipe", "recipes show pix2pik", 2, "recipe pix2pik: there is no such recipe", "Did you mean pix2pix"),
+    *each(MODEL_READERS, "F4 shipped name", "sign-digit", 2, "sign-digit: there is no such file", "Did you mean sign-"),
     Row("F4 key", "recipes keys nothing", 2, "nothing: no key contains this", "lists every key"),
     Row("F4 argument", "doctor twice", 2, "img2img doctor: ", "See `img2img doctor --help`"),
     Row("F4 doctor", "doctor", 0, "Picture formats"),
@@ -735,6 +739,14 @@ ROWS = [
     Row("F10 translate", f"{TRANSLATE} @flat 'öut 🎨'", 0, "translated 12", writes=("öut 🎨", "öut 🎨/*")),
     Row("F10 picture", f"{TRANSLATE} @flat/00.png 'ä b.jpg'", 0, "translated 1", writes=("ä b.jpg",)),
     Row("F10 sample", f"{SAMPLE} @sampler.safetensors --out 'ä b.png'", 0, "ä b.png", writes=("ä b.png",)),
+    Row("F10 bench", f"{BENCH} --images @flat", 0, "images/s"),
+    Row(
+        "F10 export",
+        "models export @sampler.safetensors 'ä b.safetensors'",
+        0,
+        "wrote ä b",
+        writes=("ä b.safetensors",),
+    ),
     Row("F10 models", "models info @translator.safetensors", 0, "photos → drawings"),
 ]
 
