@@ -136,7 +136,7 @@ def score_classes(model: Model, options: argparse.Namespace) -> None:
     samples = to_float(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))
     samples = samples.reshape(options.per_class, classes, *samples.shape[1:]).transpose(0, 1).flatten(0, 1)
     classifier = train_classifier(known, known_labels, classes)
-    print(f"taken for their class: {share_correct(classifier, unseen, unseen_labels):.1%} of {len(unseen)} held out, ")
+    print(f"taken for their class: {share_correct(classifier, unseen, unseen_labels):.1%} of {len(unseen)} held out,")
     print(f"  {share_correct(classifier, samples, labels):.1%} of {len(samples)} samples")
     for name, images, their in (("held out", unseen, unseen_labels), ("samples", samples, labels)):
         spread = [images[their == label].std(dim=0).square().mean().sqrt() for label in range(classes)]
