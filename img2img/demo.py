@@ -404,7 +404,7 @@ def _header(out: Path, result: DemoResult) -> str:
     ]
     return (
         '<header><h1>img2img demo</h1><p class="lead">Two models, trained from nothing on this computer a moment ago, '
-        f"and what they make of what they have not seen.</p></header>\n{facts(figures)}"
+        f"and what they make of what they have not seen; and one that ships.</p></header>\n{facts(figures)}"
     )
 
 

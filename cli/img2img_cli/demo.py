@@ -22,7 +22,8 @@ def command(out: Path, length: float, device: str, as_json: bool) -> None:
 
     The pictures come with scikit-image and scikit-learn (extra `demo`); nothing is downloaded. The translator learns to
     restore aged prints of five photographs and is shown on two others; the other model makes handwritten digits by
-    class. All is kept: data, run folders with their reports, models, pictures, and index.html.
+    class. A third, of hand signs, ships with img2img and is used as it is. All is kept: data, run folders with their
+    reports, models, pictures, and index.html.
 
     \b
     Examples:

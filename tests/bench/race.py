@@ -182,27 +182,14 @@ def our_step(race: Race) -> Work:
 
 def our_translation(race: Race) -> Work:
     """`translate_folder` on the same pictures with the same network, PNG out as the peer's."""
-    import torch
+    from translate_speed import write_resnet
 
-    from img2img.checkpoint import ModelInfo, NetworkSpec, write_model
     from img2img.inference.folder import translate_folder
     from img2img.inference.model import Model
-    from img2img.networks import GENERATORS
 
-    arguments = {"in_channels": 3, "out_channels": 3, "width": 64, "blocks": 9}
-    info = ModelInfo(
-        translator="cyclegan",
-        task="translate",
-        networks={"generator": NetworkSpec("resnet", arguments)},
-        directions={"a2b": "generator"},
-        domains={"a": "photos", "b": "noise"},
-        channels={"a": 3, "b": 3},
-        resolution=(256, 256),
-    )
-    torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        write_model(path, {"generator": GENERATORS["resnet"](**arguments)}, info)
+        write_resnet(path, width=64, blocks=9)
         model = Model.load(path, race.device, race.precision)
     photos = race.photos
     assert photos is not None, "only called where there are photos"

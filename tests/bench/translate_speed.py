@@ -26,9 +26,9 @@ from img2img.networks import GENERATORS
 _PHOTOS_PER_TURN = 8
 
 
-def write_resnet(path: Path) -> None:
-    """A model file a → b with a ResNet-6 of width 32 and random weights."""
-    arguments = {"in_channels": 3, "out_channels": 3, "width": 32, "blocks": 6}
+def write_resnet(path: Path, *, width: int = 32, blocks: int = 6) -> None:
+    """A model file a → b with a ResNet and random weights."""
+    arguments = {"in_channels": 3, "out_channels": 3, "width": width, "blocks": blocks}
     info = ModelInfo(
         translator="pix2pix",
         task="translate",
