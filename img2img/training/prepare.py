@@ -31,6 +31,7 @@ _log = logging.getLogger("img2img.training")
 _PREVIEW_IMAGES = 8  # columns of a sample grid of translations or classes
 _PREVIEW_SAMPLES = 64  # pictures of a grid without rows
 _SECONDS_BETWEEN_COUNTS = 10.0
+_STARTED = time.monotonic()
 
 
 def check(config: Config, data: DataPaths, more: Iterable[Fault] = ()) -> None:
@@ -65,7 +66,9 @@ def _remark_on_busy_cores() -> None:
     of cyclegan-small took 1.33 s with two threads and 0.32 s with one.
     """
     cores, wanted = os.cpu_count() or 1, torch.get_num_threads()
-    busy = os.getloadavg()[0]
+    # the load is that of about the last minute, this process's own work (such as an earlier run) included
+    own = time.process_time() / max(time.monotonic() - _STARTED, 60.0)
+    busy = os.getloadavg()[0] - own
     if wanted > 1 and busy + wanted > cores + 1:
         _log.info(
             f"other programs keep {busy:.0f} of {cores} cores busy: training may be faster with "
