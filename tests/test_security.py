@@ -15,9 +15,10 @@ from PIL import Image
 
 import img2img
 import img2img_cli
+from img2img import shipped
 from img2img.checkpoint import ModelInfo, NetworkSpec, write_model
 from img2img.networks import GENERATORS
-from img2img_cli import main, models
+from img2img_cli import main
 
 # --- the source ------------------------------------------------------------------------------------------------------
 
@@ -203,7 +204,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         channels={"image": 3},
         classes=(f"{ESCAPE}1", f"../{ESCAPE}2"),
     )
-    monkeypatch.setattr(models, "shipped_folder", lambda: tmp_path)
+    monkeypatch.setattr(shipped, "shipped_folder", lambda: tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
