@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from img2img.config import OptimConfig
+from img2img.config import Config, OptimConfig
 from img2img.data.batches import Batch
 from img2img.draws import Draws
 from img2img.networks.layers import mixes_samples
@@ -43,6 +43,11 @@ class EngineSettings:
     ema_kimg: float
     ema_rampup: float
     image_pool: int = 0
+
+    @classmethod
+    def of(cls, config: Config) -> EngineSettings:
+        train = config.train
+        return cls(train.batch, train.kimg, config.optim, train.ema_kimg, train.ema_rampup, train.image_pool)
 
 
 class Player:

@@ -105,14 +105,12 @@ def prepare(config: Config, data: DataPaths, precision: Precision, world: World,
         left_out = [f"left out: {fault}" for fault in source.bad]
         for line in (*left_out, *source.notes, *translators.warnings(translator, penalties)):
             _log.warning(line)
-    train = config.train
-    settings = EngineSettings(train.batch, train.kimg, config.optim, train.ema_kimg, train.ema_rampup, train.image_pool)
-    engine = Engine(translator, penalties, settings, precision, world)
+    engine = Engine(translator, penalties, EngineSettings.of(config), precision, world)
 
     def make_loader(augment: AugmentConfig | None) -> Loader:
         return Loader(
             source,
-            seed=train.seed,
+            seed=config.train.seed,
             resolution=config.data.resolution,
             device=precision.device,
             dtype=precision.dtype,

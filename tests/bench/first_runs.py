@@ -12,6 +12,7 @@ samples it takes for their class; its grid shows, for each class, samples and be
 from __future__ import annotations
 
 import argparse
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from img2img.data.batches import Loader
 from img2img.data.encode import save_image
 from img2img.data.sources import Source, open_source
 from img2img.data.values import to_float, to_uint8
+from img2img.errors import Fault
 from img2img.inference.model import Model
 from img2img.inference.sampling import make_grid
 
@@ -164,8 +166,19 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=100, help="samples of each class")
     parser.add_argument("--seed", type=int, default=0, help="of the samples")
     options = parser.parse_args()
-    model = img2img.load(options.model)
-    {"pairs": score_pairs, "unpaired": draw_unpaired, "classes": score_classes}[options.what](model, options)
+    score, folders = {
+        "pairs": (score_pairs, ("train", "test")),
+        "unpaired": (draw_unpaired, ("a", "b")),
+        "classes": (score_classes, ("train", "test")),
+    }[options.what]
+    missing = [f"--{folder}" for folder in folders if getattr(options, folder) is None]
+    if missing:
+        parser.error(f"{options.what} needs {' and '.join(missing)}")
+    try:
+        score(img2img.load(options.model), options)
+    except Fault as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        sys.exit(fault.exit_code)
 
 
 if __name__ == "__main__":

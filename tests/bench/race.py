@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,18 +28,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from img2img.errors import Fault, UsageFault
+
 # one step, or the translation of one folder
 Work = Callable[[], None]
 
-# our recipe -> (the peer's model file, its name for that model, its options for our recipe's arithmetic)
+# our recipe -> (the peer's model file, its name for that model, its options for our recipe's arithmetic); our pix2pix has
+# instance normalisation for the peer's batch normalisation on a batch of one
 METHODS = {
-    "cyclegan": ("cycle_gan_model.py", "cycle_gan", ["--lambda_identity", "0.5", "--netG", "resnet_9blocks"]),
-    "pix2pix": ("pix2pix_model.py", "pix2pix", []),
+    "cyclegan": ("cycle_gan_model.py", "cycle_gan", "--lambda_identity 0.5 --netG resnet_9blocks"),
+    "pix2pix": ("pix2pix_model.py", "pix2pix", "--netG unet_{resolution} --norm instance"),
 }
-
-
-class PeerFault(Exception):
-    """PEER is not what this script can race against; the text says what to do."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +58,19 @@ class Race:
 
 
 def check_peer(peer: Path, method: str) -> None:
-    """Raise PeerFault unless `peer` has the files of a checkout that knows `method`."""
+    """Raise UsageFault unless `peer` has the files of a checkout that knows `method`."""
     if not peer.is_dir():
-        raise PeerFault(f"{peer}: no such folder. Give the root of a checkout of the peer")
+        raise UsageFault(peer, "no such folder", "Give the root of a checkout of the peer")
     needed = ("options/train_options.py", "models/__init__.py", f"models/{METHODS[method][0]}", "util/util.py")
     for name in needed:
         if not (peer / name).is_file():
-            raise PeerFault(
-                f"{peer}: {name} is not there, so this is no checkout of pytorch-CycleGAN-and-pix2pix"
-                f"{' or contrastive-unpaired-translation' if method == 'cyclegan' else ''} that knows {method}. "
-                "Give the root of such a checkout"
+            which = "pytorch-CycleGAN-and-pix2pix"
+            if method == "cyclegan":
+                which += " or contrastive-unpaired-translation"
+            raise UsageFault(
+                peer,
+                f"{name} is not there, so this is no checkout of {which} that knows {method}",
+                "Give the root of such a checkout",
             )
 
 
@@ -98,12 +99,10 @@ def peer_step(race: Race) -> Work:
     import torch
     from models import create_model  # type: ignore[import-not-found]
 
-    _, name, arguments = METHODS[race.method]
-    if race.method == "pix2pix":
-        # batch normalisation on a batch of one is our recipe's instance normalisation; ours takes what norm it gets
-        arguments = [*arguments, "--netG", f"unet_{race.resolution}", "--norm", "instance"]
-    sizes = ["--crop_size", str(race.resolution), "--load_size", str(race.resolution)]
-    model = create_model(_peer_options(race, ["--model", name, "--batch_size", str(race.batch), *arguments, *sizes]))
+    _, name, options = METHODS[race.method]
+    side = race.resolution
+    arguments = f"--model {name} --batch_size {race.batch} --crop_size {side} --load_size {side} {options}"
+    model = create_model(_peer_options(race, arguments.format(resolution=side).split()))
     torch.manual_seed(0)
     a, b = (torch.rand(race.batch, 3, race.resolution, race.resolution) * 2 - 1 for _ in range(2))
 
@@ -160,14 +159,11 @@ def our_step(race: Race) -> Work:
     )
     torch.manual_seed(0)
     translator, _ = translators.build(settings, DataShape(settings.data.resolution, {"a": 3, "b": 3}, ()))
-    train = settings.train
-    precision = choose_precision(train.precision, torch.device(race.device))
+    precision = choose_precision(settings.train.precision, torch.device(race.device))
     engine = Engine(
         translator,
         translators.make_penalties(settings),
-        EngineSettings(
-            train.batch, train.kimg, settings.optim, train.ema_kimg, train.ema_rampup, image_pool=train.image_pool
-        ),
+        EngineSettings.of(settings),
         precision,
         World(),
     )
@@ -208,6 +204,9 @@ def run_side(side: str, race: Race, steps: int) -> None:
     """Do `steps` pieces of work for each line on stdin; print seconds per piece and peak memory as JSON lines."""
     import torch
 
+    from img2img.devices import peak_memory
+
+    device = torch.device(race.device)
     # the peers print much; what the parent reads goes out through a descriptor of its own
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -230,12 +229,7 @@ def run_side(side: str, race: Race, steps: int) -> None:
         if race.device == "cuda":
             torch.cuda.synchronize()
         seconds = (time.perf_counter() - began) / steps
-        peak = (
-            torch.cuda.max_memory_allocated()
-            if race.device == "cuda"
-            else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        )
-        print(json.dumps({"seconds": seconds, "bytes": peak}), file=answers, flush=True)
+        print(json.dumps({"seconds": seconds, "bytes": peak_memory(device)}), file=answers, flush=True)
 
 
 class Side:
@@ -256,8 +250,8 @@ class Side:
         if "error" in answer:
             self.process.wait()
             self.log.seek(0)
-            tail = self.log.read().decode(errors="replace")[-2000:]
-            raise PeerFault(f"{self.name} does not run: {answer['error']}\n{tail}")
+            print(self.log.read().decode(errors="replace")[-2000:], file=sys.stderr)
+            raise UsageFault(f"{self.name} does not run", answer["error"], "What it printed last is above")
         return dict(answer)
 
     def turn(self) -> dict[str, Any]:
@@ -320,15 +314,17 @@ def main(arguments: list[str]) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             count = 1
             if race.photos is not None:
-                from img2img.data.files import list_images
+                from img2img.data.files import list_images, no_images
 
                 photos = list_images(race.photos)[: options.count]
+                if not photos:
+                    raise no_images(race.photos)
                 count = len(photos)
                 for photo in photos:
                     (Path(scratch) / photo.name).symlink_to(photo.resolve())
                 arguments = [*arguments, "--translate", scratch]
             ours, peers = race_in_turn(arguments, options.rounds)
-    except PeerFault as fault:
+    except Fault as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 2
     import torch

@@ -71,6 +71,16 @@ def test_what_is_no_checkout_is_refused_by_name(tmp_path: Path, missing: str | N
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(("folder", "problem"), [("nowhere", "no such folder"), ("", "no images in it")])
+def test_photos_that_are_not_there_are_named(tmp_path: Path, folder: str, problem: str) -> None:
+    photos = tmp_path / "photos" / folder
+    (tmp_path / "photos").mkdir()
+    result = race(str(make_checkout(tmp_path / "peer")), "--translate", str(photos))
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {photos}: {problem}")
+    assert "Check the path" in result.stderr
+
+
 def test_a_peer_that_fails_is_quoted(tmp_path: Path) -> None:
     peer = make_checkout(tmp_path)
     (peer / "models/__init__.py").write_text("import no_such_package\n")
