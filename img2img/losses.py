@@ -107,7 +107,7 @@ class Wasserstein(Objective):
 class Relativistic(Objective):
     """D: −log σ(r−f); G: −log σ(f−r), each fake beside one real image of its batch, patch beside patch.
 
-    RSGAN of Jolicoeur-Martineau 2018, arXiv:1807.00734, equations 4 and 5; RpGAN in Huang et al. 2024
+    RSGAN of Jolicoeur-Martineau 2018, arXiv:1807.00734; RpGAN in Huang et al. 2024
     (R3GAN, arXiv:2501.05441), who pair it with r1 and r2. A fake is judged against real images everywhere they are, so
     making one kind of picture only does not pay (Sun et al. 2020, arXiv:2011.04926).
     """
