@@ -1,47 +1,78 @@
 """Networks: nn.Modules only, one file per family. Images are float NCHW in [-1, 1]; nothing here sees a configuration.
 
-    layers.py      what families share: normalisation, keyed dropout, spectral norm, initialisation, reflection padding
-    arguments.py   refusal of constructor arguments that make no sense, before anything is allocated
-    dcgan.py       noise (and class) -> image, and the discriminator that goes with it
-    resnet.py      image -> image, fully convolutional (CycleGAN)
-    unet.py        image -> image with skip connections (pix2pix)
-    patchgan.py    one logit per patch
+    layers.py       what families share: normalisation, latent draws, keyed dropout, spectral norm, stacked layers
+    arguments.py    refusal of constructor arguments that make no sense, before anything is allocated
+    dcgan.py        noise (and class) -> image, and the discriminator that goes with it
+    mlp.py          the same, fully connected: points and small pictures
+    toy.py          a few parameters, for games with known answers
+    resnet.py       image -> image, fully convolutional (CycleGAN)
+    unet.py         image -> image with skip connections (pix2pix)
+    patchgan.py     one logit per patch
+    autoencoder.py  discriminators whose verdict is how badly they give an image back
+    mixture.py      several noise generators as one
 
-A noise generator is called as `(z, labels or None)`, an image generator as `(images, draws or None)` and a
-discriminator as `(images, condition or None)`. A new network is a class whose constructor arguments are the keys of the
-configuration's [generator] or [discriminator] table, and one line below. The caller supplies resolution, in_channels,
-out_channels, condition_channels and num_classes where the constructor has them. Weights come from torch's global
-random generator, in the constructor.
+A noise generator is called as `(z, labels or None)` and says `latent_dim` and `prior`, from which layers.draw_latents
+makes z; an image generator is called as `(images, draws or None)`. A discriminator is called as `(images, condition or
+None, with_features)`: with_features adds the activations before the last layer, (N, F). Its class says by `judges_by`
+what it answers: "logit", higher for real, (N,) or (N, 1, h, w); or "energy", e(x) (N,) ≥ 0, lower for real, where the
+features are the code.
+
+A network with a `members` argument is that many networks of equal form, called as one on member-major rows
+(members · N, ...), and each member answers as it would alone. A point is an image of one pixel, (dim, 1, 1).
+
+A new network is a class whose constructor arguments are the keys of the configuration's [generator] or [discriminator]
+table, and one line below. The caller supplies resolution, in_channels, out_channels, condition_channels and num_classes
+where the constructor has them. Weights come from torch's global random generator, in the constructor.
 """
 
 from __future__ import annotations
 
 from torch import nn
 
+from img2img.networks.autoencoder import AutoencoderDiscriminator, MLPAutoencoderDiscriminator
 from img2img.networks.dcgan import DCGANDiscriminator, DCGANGenerator
-from img2img.networks.layers import mixes_samples
+from img2img.networks.layers import draw_latents, mixes_samples
+from img2img.networks.mixture import GeneratorMixture
+from img2img.networks.mlp import MLPDiscriminator, MLPGenerator
 from img2img.networks.patchgan import PatchDiscriminator
 from img2img.networks.resnet import ResnetGenerator
+from img2img.networks.toy import ConstantGenerator, LinearDiscriminator, QuadraticDiscriminator
 from img2img.networks.unet import UNetGenerator
 
 GENERATORS: dict[str, type[nn.Module]] = {
+    "constant": ConstantGenerator,
     "dcgan": DCGANGenerator,
+    "mlp": MLPGenerator,
     "resnet": ResnetGenerator,
     "unet": UNetGenerator,
 }
 
 DISCRIMINATORS: dict[str, type[nn.Module]] = {
+    "autoencoder": AutoencoderDiscriminator,
     "dcgan": DCGANDiscriminator,
+    "linear": LinearDiscriminator,
+    "mlp": MLPDiscriminator,
+    "mlp_autoencoder": MLPAutoencoderDiscriminator,
     "patch": PatchDiscriminator,
+    "quadratic": QuadraticDiscriminator,
 }
 
 __all__ = [
     "DISCRIMINATORS",
     "GENERATORS",
+    "AutoencoderDiscriminator",
+    "ConstantGenerator",
     "DCGANDiscriminator",
     "DCGANGenerator",
+    "GeneratorMixture",
+    "LinearDiscriminator",
+    "MLPAutoencoderDiscriminator",
+    "MLPDiscriminator",
+    "MLPGenerator",
     "PatchDiscriminator",
+    "QuadraticDiscriminator",
     "ResnetGenerator",
     "UNetGenerator",
+    "draw_latents",
     "mixes_samples",
 ]

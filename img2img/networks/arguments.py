@@ -15,6 +15,10 @@ MAX_CHANNELS = 256  # of images and conditions
 MAX_CLASSES = 100_000
 MAX_SIDE = 8192
 MAX_WIDTH = 1024  # channels of a network's widest-resolution layer
+MAX_UNITS = 8192  # of one fully connected layer
+MAX_MEMBERS = 1024  # networks trained as one
+MAX_COPIES = 64  # generators that share the work
+MAX_VALUES = 2**18  # of an image whose every value has a weight to every unit: 295 × 295 pixels in colour
 
 
 def check_whole(name: str, value: object, lowest: int, highest: int) -> None:
@@ -23,6 +27,13 @@ def check_whole(name: str, value: object, lowest: int, highest: int) -> None:
         raise UsageFault(name, f"{value!r} is not a whole number", f"Use one from {lowest} to {highest}")
     if not lowest <= value <= highest:
         raise UsageFault(name, f"{value} is out of range", f"Use a whole number from {lowest} to {highest}")
+
+
+def check_number(name: str, value: object, lowest: float, highest: float) -> None:
+    """`value` is an int or float (not a bool) in [lowest, highest]."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and lowest <= value <= highest):  # type: ignore[operator]
+        raise UsageFault(name, f"{value!r} is not a number in range", f"Use a number from {lowest:g} to {highest:g}")
 
 
 def check_share(name: str, value: object) -> None:
@@ -47,6 +58,16 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     raise UsageFault(name, f"{value!r} is unknown", f"{mend}Use one of {', '.join(choices)}")
 
 
+def check_conditioning(value: object, choices: Collection[str], num_classes: int) -> None:
+    """`value` is one of `choices`, and "none" just where there are no classes."""
+    check_choice("conditioning", value, choices)
+    if num_classes and value == "none":
+        others = " or ".join(repr(choice) for choice in choices if choice != "none")
+        raise UsageFault("conditioning", f"'none' would ignore the {num_classes} classes", f"Use {others}")
+    if not num_classes and value != "none":
+        raise UsageFault("conditioning", f"{value!r} needs classes, there are none", "Use 'none'")
+
+
 def check_resolution(value: object) -> tuple[int, int]:
     """`value` is (height, width) in pixels; returns it as a tuple."""
     subject = "data.resolution"
@@ -55,3 +76,15 @@ def check_resolution(value: object) -> tuple[int, int]:
     for side in value:
         check_whole(subject, side, 1, MAX_SIDE)
     return value[0], value[1]
+
+
+def check_values(resolution: object, channels: int) -> tuple[int, int]:
+    """The resolution as a tuple, where an image of it has at most MAX_VALUES values (of one sample, one member)."""
+    height, width = check_resolution(resolution)
+    if height * width * channels > MAX_VALUES:
+        raise UsageFault(
+            "data.resolution",
+            f"[{height}, {width}] with {channels} channels is too large for fully connected layers",
+            f"Use a convolutional network, or at most {MAX_VALUES // channels} pixels",
+        )
+    return height, width

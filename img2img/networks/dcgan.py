@@ -7,6 +7,7 @@ equally many weights), and a resolution of [h, w] = base × 2^k instead of 4 × 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +19,16 @@ from img2img.networks.arguments import (
     MAX_SIDE,
     MAX_WIDTH,
     check_choice,
+    check_conditioning,
     check_flag,
     check_resolution,
     check_whole,
 )
 from img2img.networks.layers import (
     NORMS,
+    PRIORS,
     ConditionalBatchNorm,
+    MinibatchDiscrimination,
     MinibatchStd,
     apply_spectral_norm,
     init_normal,
@@ -69,19 +73,19 @@ def _nearest_resolutions(height: int, width: int) -> list[tuple[int, int]]:
     return sorted(size if height <= width else size[::-1] for size in nearest[:2])
 
 
-def _level_widths(width: int, max_width: int, levels: int) -> list[int]:
+def level_widths(width: int, max_width: int, levels: int) -> list[int]:
     """Channels of each level from the image inwards: doubled at each, at most max_width."""
     return [min(width * 2**level, max_width) for level in range(levels)]
 
 
-def _label_planes(labels: Tensor, num_classes: int, images: Tensor) -> Tensor:
+def label_planes(labels: Tensor, num_classes: int, images: Tensor) -> Tensor:
     """(N, num_classes, H, W): 1 in the plane of the sample's class, 0 in the others."""
     # not F.one_hot: it looks at the labels' values and so makes a GPU wait
     planes = labels[:, None] == torch.arange(num_classes, device=labels.device)
     return planes.to(images.dtype)[:, :, None, None].expand(-1, -1, *images.shape[2:])
 
 
-def _check_common(width: int, max_width: int, norm: str, num_classes: int) -> None:
+def check_common(width: int, max_width: int, norm: str, num_classes: int) -> None:
     check_whole("width", width, 1, MAX_WIDTH)
     check_whole("max_width", max_width, width, 8 * MAX_WIDTH)
     check_choice("norm", norm, NORMS)
@@ -104,6 +108,7 @@ class DCGANGenerator(nn.Module):
             concatenated to z (Mirza & Osindero 2014, arXiv:1411.1784).
             "norm": scale and shift of every norm belong to the class (Miyato & Koyama 2018, arXiv:1802.05637); needs
             norm "batch". On 1,653 pictures, "concat" made one picture a class where "norm" made many.
+        prior: of z, "normal" or "uniform" in [-1, 1) (the paper's is uniform); read by layers.draw_latents.
     """
 
     def __init__(
@@ -118,9 +123,10 @@ class DCGANGenerator(nn.Module):
         max_width: int = 1024,
         norm: str = "batch",
         conditioning: str = "concat",
+        prior: str = "normal",
     ) -> None:
         super().__init__()
-        _check_common(width, max_width, norm, num_classes)
+        check_common(width, max_width, norm, num_classes)
         check_choice("conditioning", conditioning, GENERATOR_CONDITIONINGS)
         by_norm = conditioning == "norm" and num_classes > 0
         if by_norm and norm != "batch":
@@ -128,12 +134,14 @@ class DCGANGenerator(nn.Module):
         check_whole("out_channels", out_channels, 1, MAX_CHANNELS)
         check_whole("latent_dim", latent_dim, 1, 4096)
         check_whole("label_dim", label_dim, 1, 4096)
+        check_choice("prior", prior, PRIORS)
         base, doublings = split_resolution(resolution)
         self.latent_dim = latent_dim
+        self.prior = prior
         self.num_classes = num_classes
         self.out_channels = out_channels
 
-        widths = _level_widths(width, max_width, doublings)[::-1]
+        widths = level_widths(width, max_width, doublings)[::-1]
         bias = needs_bias(norm)
         concatenated = label_dim if num_classes and not by_norm else 0
         self.embed = make_embedding(num_classes, label_dim, std=1.0) if concatenated else None
@@ -172,7 +180,8 @@ class DCGANDiscriminator(nn.Module):
     """images (N, in_channels, H, W) and, with classes, labels (N,) int64 -> logits (N,).
 
     k convolutions with stride 2 down to the base rectangle, LeakyReLU of slope 0.2, no norm on the first (its input is
-    the image itself), and a linear layer from all of the last features to one logit.
+    the image itself), and a linear layer from all of the last features to one logit. With `with_features` also the last
+    features, (N, F), without what minibatch_std and minibatch_discrimination add to them.
 
     Args:
         resolution: (height, width) in pixels, base × 2^k with the shorter side's base in 4..7.
@@ -181,6 +190,8 @@ class DCGANDiscriminator(nn.Module):
         spectral_norm: divide every weight by its largest singular value.
         minibatch_std: show the last layer how much the samples of a batch differ (layers.MinibatchStd), against
             generators that make one picture only.
+        minibatch_discrimination: show the last layer how near each sample is to the others of its batch
+            (layers.MinibatchDiscrimination).
         conditioning: how the class enters.
             "concat": one plane per class, 1 for the sample's class and 0 for the rest, concatenated to the image
             (Mirza & Osindero 2014, arXiv:1411.1784). Memory grows with the classes: for hundreds use "projection".
@@ -188,6 +199,8 @@ class DCGANDiscriminator(nn.Module):
             Koyama 2018, arXiv:1802.05637, section 3).
             "none": for num_classes = 0.
     """
+
+    judges_by: ClassVar[str] = "logit"
 
     def __init__(
         self,
@@ -200,26 +213,22 @@ class DCGANDiscriminator(nn.Module):
         norm: str = "batch",
         spectral_norm: bool = False,
         minibatch_std: bool = False,
+        minibatch_discrimination: bool = False,
         conditioning: str = "none",
     ) -> None:
         super().__init__()
-        _check_common(width, max_width, norm, num_classes)
+        check_common(width, max_width, norm, num_classes)
         check_whole("in_channels", in_channels, 1, MAX_CHANNELS)
         check_flag("spectral_norm", spectral_norm)
         check_flag("minibatch_std", minibatch_std)
-        check_choice("conditioning", conditioning, CONDITIONINGS)
-        if num_classes and conditioning == "none":
-            raise UsageFault(
-                "conditioning", f"'none' would ignore the {num_classes} classes", "Use 'concat' or 'projection'"
-            )
-        if not num_classes and conditioning != "none":
-            raise UsageFault("conditioning", f"{conditioning!r} needs classes, there are none", "Use 'none'")
+        check_flag("minibatch_discrimination", minibatch_discrimination)
+        check_conditioning(conditioning, CONDITIONINGS, num_classes)
         base, halvings = split_resolution(resolution)
         self.in_channels = in_channels
         self.num_classes = num_classes
         self.conditioning = conditioning
 
-        widths = _level_widths(width, max_width, halvings)
+        widths = level_widths(width, max_width, halvings)
         planes = num_classes if conditioning == "concat" else 0
         layers: list[nn.Module] = [
             nn.Conv2d(in_channels + planes, widths[0], 4, stride=2, padding=1),
@@ -233,7 +242,10 @@ class DCGANDiscriminator(nn.Module):
             ]
         self.layers = nn.Sequential(*layers)
         self.minibatch_std = MinibatchStd() if minibatch_std else None
-        self.logit = nn.Linear((widths[-1] + minibatch_std) * base[0] * base[1], 1)
+        features = widths[-1] * base[0] * base[1]
+        self.minibatch_discrimination = MinibatchDiscrimination(features) if minibatch_discrimination else None
+        kernels = 0 if self.minibatch_discrimination is None else self.minibatch_discrimination.kernels
+        self.logit = nn.Linear(features + minibatch_std * base[0] * base[1] + kernels, 1)
         self.embed: nn.Embedding | None = None
         if conditioning == "projection":
             self.embed = make_embedding(num_classes, widths[-1], std=0.02)
@@ -241,13 +253,17 @@ class DCGANDiscriminator(nn.Module):
         if spectral_norm:
             apply_spectral_norm(self)
 
-    def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, condition: Tensor | None = None, with_features: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         assert (condition is None) == (self.conditioning == "none"), "labels are for class-conditional discriminators"
         if condition is not None and self.conditioning == "concat":
-            images = torch.cat((images, _label_planes(condition, self.num_classes, images)), dim=1)
+            images = torch.cat((images, label_planes(condition, self.num_classes, images)), dim=1)
         features = self.layers(images)
-        seen = features if self.minibatch_std is None else self.minibatch_std(features)
-        logits: Tensor = self.logit(seen.flatten(1)).flatten()
+        seen = (features if self.minibatch_std is None else self.minibatch_std(features)).flatten(1)
+        if self.minibatch_discrimination is not None:
+            seen = torch.cat((seen, self.minibatch_discrimination(features.flatten(1))), dim=1)
+        logits: Tensor = self.logit(seen).flatten()
         if condition is not None and self.embed is not None:
             logits = logits + (self.embed(condition) * features.sum(dim=(2, 3))).sum(dim=1)
-        return logits
+        return (logits, features.flatten(1)) if with_features else logits

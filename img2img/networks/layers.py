@@ -1,8 +1,13 @@
-"""What the families of networks share: normalisation, keyed dropout, spectral norm, initialisation, padding."""
+"""What the families of networks share: normalisation, latent draws, keyed dropout, spectral norm, stacked layers.
+
+Stacked layers hold the weights of R networks of equal form, the members, and apply member r's weights to member r's
+rows; what one member answers never depends on another's rows. Batches of such networks are member-major, (R·N, ...).
+"""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +16,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from img2img.draws import Draws
+from img2img.errors import UsageFault
 
 NORMS = ("batch", "instance", "layer", "none")
+PRIORS = ("normal", "uniform")
+
+
+def draw_latents(generator: object, draws: Draws) -> Tensor:
+    """z (N, latent_dim) float32 of a noise generator's prior: N(0, 1), or with `prior` "uniform" even in [-1, 1)."""
+    latent_dim = int(getattr(generator, "latent_dim"))  # noqa: B009
+    if getattr(generator, "prior", "normal") == "uniform":
+        return draws.uniform(latent_dim) * 2 - 1
+    return draws.normal(latent_dim)
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -111,28 +126,138 @@ class MinibatchStd(nn.Module):
     (N, C, H, W) -> (N, C + 1, H, W). The batch is divided into groups of at most `group_size` that follow each other;
     the new channel is the same everywhere in a group: the standard deviation over the group (biased, with 1e-8 added to
     the variance), averaged over channels and places. A generator that always makes the same picture is seen through by
-    it.
+    it. The group's size divides the rows of one member, so that no group has images of two.
     """
 
-    def __init__(self, group_size: int = 4) -> None:
+    def __init__(self, group_size: int = 4, members: int = 1) -> None:
         super().__init__()
         self.group_size = group_size
+        self.members = members
 
     def forward(self, features: Tensor) -> Tensor:
-        count = len(features)
+        count = len(features) // self.members
         size = next(size for size in range(min(self.group_size, count), 0, -1) if count % size == 0)
-        groups = features.to(torch.promote_types(features.dtype, torch.float32)).unflatten(0, (count // size, size))
+        groups = features.to(torch.promote_types(features.dtype, torch.float32)).unflatten(0, (-1, size))
         deviation = (groups.var(dim=1, correction=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))
         channel = deviation.to(features.dtype).repeat_interleave(size)[:, None, None, None]
         return torch.cat((features, channel.expand(-1, 1, *features.shape[2:])), dim=1)
 
     def extra_repr(self) -> str:
-        return f"group_size={self.group_size}"
+        return f"group_size={self.group_size}, members={self.members}"
+
+
+class MemberLinear(nn.Module):
+    """R linear layers side by side: (R, N, in) -> (R, N, out), x @ weight[r] + bias[r].
+
+    weight (R, in, out), bias (R, 1, out). Both begin uniform in ±1/√in, as in torch.nn.Linear: weights of N(0, 0.02²),
+    as convolutions begin with here, would make a narrow network nearly constant, and biases of zero would lead every
+    ReLU's kink through the origin, where points in the plane need them spread.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, members: int, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, in_features, out_features))
+        self.bias = nn.Parameter(torch.empty(members, 1, out_features)) if bias else None
+        bound = in_features**-0.5
+        for parameter in self.parameters():
+            if not parameter.is_meta:  # as in fill_normal
+                nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.bias is None:
+            return torch.bmm(x, self.weight)
+        return torch.baddbmm(self.bias, x, self.weight)
+
+    def extra_repr(self) -> str:
+        members, inputs, outputs = self.weight.shape
+        return f"members={members}, in_features={inputs}, out_features={outputs}, bias={self.bias is not None}"
+
+
+class MemberEmbedding(nn.Module):
+    """A learned vector of N(0, std²) for each class and member: labels (R·N,) int64 -> (R, N, dim)."""
+
+    def __init__(self, members: int, num_classes: int, dim: int, std: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, num_classes, dim))
+        fill_normal(self.weight, 0.0, std)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        members, num_classes, _dim = self.weight.shape
+        rows = labels.reshape(members, -1)
+        if members > 1:
+            rows = rows + torch.arange(members, device=labels.device)[:, None] * num_classes
+        return F.embedding(rows, self.weight.flatten(0, 1))
+
+
+class MemberBatchNorm(nn.Module):
+    """Batch normalisation of each member's features over that member's rows: (R, N, F) -> (R, N, F)."""
+
+    def __init__(self, members: int, features: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(members * features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        members, count, features = x.shape
+        if self.training and count == 1:
+            raise UsageFault("train.batch", "batch normalisation of one sample erases it", "Use 2 or more, or no norm")
+        rows = x.transpose(0, 1).reshape(count, members * features)
+        return self.norm(rows).view(count, members, features).transpose(0, 1)
+
+
+class MemberLayerNorm(nn.Module):
+    """Layer normalisation over the features of each row, scale and shift of each member's own: (R, N, F) -> same."""
+
+    def __init__(self, members: int, features: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(members, 1, features))
+        self.shift = nn.Parameter(torch.zeros(members, 1, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        normal = F.layer_norm(x, x.shape[-1:])
+        return torch.addcmul(self.shift.to(normal.dtype), normal, self.scale.to(normal.dtype))
+
+
+class MinibatchDiscrimination(nn.Module):
+    """How near each sample is to the others of its batch (Salimans et al. 2016, arXiv:1606.03498, section 3.2).
+
+    (R·N, features) -> (R·N, kernels), to be concatenated to the features: with M_i = T x_i, a matrix of kernels rows
+    and dim columns, o(x_i)_b = Σ_j exp(-‖M_i,b - M_j,b‖₁), the sum over all N rows of the sample's member. As in the
+    paper's equation j = i is part of it: it adds 1, which the next layer's bias can take away. Memory grows with
+    R·N²·kernels·dim.
+    """
+
+    def __init__(self, features: int, kernels: int = 16, dim: int = 4, members: int = 1) -> None:
+        super().__init__()
+        self.members, self.kernels, self.dim = members, kernels, dim
+        self.project = MemberLinear(members, features, kernels * dim, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        rows = features.reshape(self.members, -1, features.shape[1])
+        columns = self.project(rows).unflatten(2, (self.kernels, self.dim)).permute(3, 0, 2, 1).contiguous()
+        # a plane of all pairs for each column in turn: 2.5 times as fast on the CPU as one array of all columns
+        distances = sum((column[..., :, None] - column[..., None, :]).abs() for column in columns.unbind())
+        nearness = torch.exp(-distances).sum(dim=-1)
+        return nearness.transpose(1, 2).flatten(0, 1).to(features.dtype)
+
+    def extra_repr(self) -> str:
+        return f"kernels={self.kernels}, dim={self.dim}, members={self.members}"
+
+
+# layers through which the samples of a batch see each other -> the constructor argument that brings them
+_MIXING = {_BatchNorm: "norm", MinibatchStd: "minibatch_std", MinibatchDiscrimination: "minibatch_discrimination"}
 
 
 def mixes_samples(module: nn.Module) -> bool:
     """Whether, in training mode, one sample's output depends on the others of its batch."""
-    return any(isinstance(layer, _BatchNorm | MinibatchStd) for layer in module.modules())
+    return any(isinstance(layer, tuple(_MIXING)) for layer in module.modules())
+
+
+def what_mixes_samples(module: nn.Module) -> list[str]:
+    """The constructor arguments that make it so."""
+    layers = list(module.modules())
+    return [argument for kind, argument in _MIXING.items() if any(isinstance(layer, kind) for layer in layers)]
 
 
 class KeyedDropout(nn.Module):
@@ -202,29 +327,35 @@ class SpectralNorm(nn.Module):
         output_dim: where its output channels are.
         eps: least norm and least σ divided by.
         warm_up: iterations made at once, so that the first forwards are already near the unit norm.
+        stacked: the weight is (R, in, out), and each member's matrix is divided by its own σ.
     """
 
     u: Tensor
 
-    def __init__(self, weight: Tensor, output_dim: int = 0, eps: float = 1e-12, warm_up: int = 15) -> None:
+    def __init__(
+        self, weight: Tensor, output_dim: int = 0, eps: float = 1e-12, warm_up: int = 15, stacked: bool = False
+    ) -> None:
         super().__init__()
         self.output_dim = output_dim
         self.eps = eps
-        self.register_buffer("u", torch.empty(weight.shape[output_dim], device=weight.device, dtype=weight.dtype))
+        self.stacked = stacked
+        shape = (weight.shape[0], weight.shape[2]) if stacked else (weight.shape[output_dim],)
+        self.register_buffer("u", torch.empty(shape, device=weight.device, dtype=weight.dtype))
         if not weight.is_meta:
-            u = F.normalize(torch.randn_like(self.u), dim=0, eps=eps)
+            u = F.normalize(torch.randn_like(self.u), dim=-1, eps=eps)
             for _ in range(warm_up):
                 u, _v = self._iterate(self._matrix(weight), u)
             self.u.copy_(u)
 
     def _matrix(self, weight: Tensor) -> Tensor:
-        weight = weight.transpose(0, self.output_dim).flatten(1)
+        """(out, rest), or (R, out, in) of a stack."""
+        weight = weight.mT if self.stacked else weight.transpose(0, self.output_dim).flatten(1)
         return weight if weight.dtype == torch.float64 else weight.float()
 
     @torch.no_grad()
     def _iterate(self, matrix: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        v = F.normalize(matrix.T @ u.to(matrix.dtype), dim=0, eps=self.eps)
-        return F.normalize(matrix @ v, dim=0, eps=self.eps), v
+        v = F.normalize(_apply_matrix(matrix.mT, u.to(matrix.dtype)), dim=-1, eps=self.eps)
+        return F.normalize(_apply_matrix(matrix, v), dim=-1, eps=self.eps), v
 
     def forward(self, weight: Tensor) -> Tensor:
         with without_autocast(weight.device):
@@ -233,14 +364,33 @@ class SpectralNorm(nn.Module):
             if self.training:
                 # the graph keeps the new u; the buffer takes a copy, so a second forward before backward is safe
                 self.u.copy_(u)
-            sigma = torch.dot(u, matrix @ v).clamp_min(self.eps)
-            return weight / sigma.to(weight.dtype)
+            sigma = torch.linalg.vecdot(u, _apply_matrix(matrix, v)).clamp_min(self.eps).to(weight.dtype)
+            return weight / (sigma[:, None, None] if self.stacked else sigma)
+
+
+def _apply_matrix(matrix: Tensor, vector: Tensor) -> Tensor:
+    """(..., m, n) and (..., n) -> (..., m)."""
+    # a product with one column rounds otherwise than one with a vector
+    return matrix @ vector if vector.dim() == 1 else (matrix @ vector[..., None])[..., 0]
 
 
 def apply_spectral_norm(module: nn.Module) -> None:
     """Give every convolution, linear layer and embedding of `module` a spectrally normalised weight, in place."""
-    layers = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding)
+    stacks = (MemberLinear, MemberEmbedding)
+    layers = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding, *stacks)
     for layer in [layer for layer in module.modules() if isinstance(layer, layers)]:
-        norm = SpectralNorm(layer.weight, output_dim=1 if isinstance(layer, nn.ConvTranspose2d) else 0)
+        output_dim = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+        norm = SpectralNorm(layer.weight, output_dim, stacked=isinstance(layer, stacks))
         # unsafe skips torch's trial forward: shape and dtype are kept by construction
         parametrize.register_parametrization(layer, "weight", norm, unsafe=True)
+
+
+def filter_matrices(network: nn.Module) -> Iterator[Tensor]:
+    """The weight of every convolution and linear layer as (..., out, in), one filter a row; embeddings are left out."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            yield layer.weight.flatten(1)
+        elif isinstance(layer, nn.ConvTranspose2d):
+            yield layer.weight.transpose(0, 1).flatten(1)
+        elif isinstance(layer, MemberLinear):
+            yield layer.weight.mT

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,7 @@ class PatchDiscriminator(nn.Module):
     `layers` convolutions with stride 2 and two with stride 1, all 4×4: a logit sees 16, 34, 70, 142 or 286 pixels for
     layers = 1 ... 5. layers = 0 is the paper's PixelGAN of 1×1 convolutions. LeakyReLU(0.2); no norm on the first
     layer. With a norm over planes a logit also depends, weakly, on the rest of the image through mean and variance.
+    With `with_features` also the activations before the last convolution, (N, F).
 
     Args:
         width: channels of the first layer; doubled at each layer, at most 8 times.
@@ -23,6 +26,8 @@ class PatchDiscriminator(nn.Module):
         spectral_norm: divide every weight by its largest singular value.
         resolution: (height, width) in pixels; only to refuse images too small for `layers`.
     """
+
+    judges_by: ClassVar[str] = "logit"
 
     def __init__(
         self,
@@ -86,8 +91,13 @@ class PatchDiscriminator(nn.Module):
                 step *= layer.stride[0]
         return field
 
-    def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, condition: Tensor | None = None, with_features: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         if condition is not None:
             images = torch.cat((images, condition), dim=1)
-        logits: Tensor = self.layers(images)
-        return logits
+        if not with_features:
+            logits: Tensor = self.layers(images)
+            return logits
+        features = self.layers[:-1](images)
+        return self.layers[-1](features), features.flatten(1)

@@ -17,9 +17,16 @@ from img2img.errors import UsageFault
 from img2img.networks import (
     DISCRIMINATORS,
     GENERATORS,
+    AutoencoderDiscriminator,
+    ConstantGenerator,
     DCGANDiscriminator,
     DCGANGenerator,
+    LinearDiscriminator,
+    MLPAutoencoderDiscriminator,
+    MLPDiscriminator,
+    MLPGenerator,
     PatchDiscriminator,
+    QuadraticDiscriminator,
     ResnetGenerator,
     UNetGenerator,
 )
@@ -41,6 +48,47 @@ TINY: dict[str, tuple[Callable[[], nn.Module], tuple[Callable[[], Tensor], ...]]
         lambda: PatchDiscriminator(width=2, layers=1, condition_channels=1, spectral_norm=True),
         (lambda: torch.randn(2, 3, 8, 12), lambda: torch.randn(2, 1, 8, 12)),
     ),
+    "mlp generator": (
+        lambda: MLPGenerator(
+            resolution=(2, 3), num_classes=2, members=2, width=4, latent_dim=3, label_dim=2, norm="batch"
+        ),
+        (lambda: torch.randn(6, 3), lambda: torch.tensor([0, 1, 1, 0, 1, 0])),
+    ),
+    "mlp discriminator": (
+        lambda: MLPDiscriminator(
+            resolution=(2, 3),
+            num_classes=2,
+            members=2,
+            width=4,
+            norm="layer",
+            conditioning="projection",
+            spectral_norm=True,
+            minibatch_discrimination=True,
+            minibatch_std=True,
+        ),
+        (lambda: torch.randn(6, 3, 2, 3), lambda: torch.tensor([0, 1, 1, 0, 1, 0])),
+    ),
+    "constant": (lambda: ConstantGenerator(resolution=(1, 1), members=2), (lambda: torch.randn(4, 1),)),
+    "linear": (
+        lambda: LinearDiscriminator(resolution=(1, 1), in_channels=2, members=2),
+        (lambda: torch.randn(4, 2, 1, 1),),
+    ),
+    "quadratic": (
+        lambda: QuadraticDiscriminator(resolution=(1, 1), in_channels=2, members=2),
+        (lambda: torch.randn(4, 2, 1, 1),),
+    ),
+    "autoencoder": (
+        lambda: AutoencoderDiscriminator(
+            resolution=(8, 12), num_classes=2, width=2, code_dim=3, conditioning="concat", norm="batch"
+        ),
+        (lambda: torch.randn(2, 3, 8, 12), lambda: torch.tensor([0, 1])),
+    ),
+    "mlp_autoencoder": (
+        lambda: MLPAutoencoderDiscriminator(
+            resolution=(2, 3), num_classes=2, members=2, width=4, conditioning="concat"
+        ),
+        (lambda: torch.randn(6, 3, 2, 3), lambda: torch.tensor([0, 1, 1, 0, 1, 0])),
+    ),
 }
 every_network = pytest.mark.parametrize("name", TINY)
 
@@ -53,6 +101,13 @@ def build(name: str) -> nn.Module:
 def inputs_of(name: str) -> list[Tensor]:
     torch.manual_seed(1)
     return [make() for make in TINY[name][1]]
+
+
+NEED_RESOLUTION = [
+    network
+    for network in (*GENERATORS.values(), *DISCRIMINATORS.values())
+    if getattr(inspect.signature(network).parameters.get("resolution"), "default", None) is inspect.Parameter.empty
+]
 
 
 @pytest.mark.parametrize(
@@ -68,13 +123,74 @@ def inputs_of(name: str) -> list[Tensor]:
                 "num_classes": (-1, 10**9),
                 "out_channels": (0, 10**9),
                 "norm": ("bach", None, 3),
+                "prior": ("gauss", 1),
             },
             DCGANDiscriminator: {
                 "width": (0, 10**9),
                 "in_channels": (0, 10**9),
                 "num_classes": (-1, 10**9),
                 "spectral_norm": (1, "yes", None),
+                "minibatch_discrimination": (32, None),
                 "conditioning": ("project", []),
+            },
+            MLPGenerator: {
+                "width": (0, -1, 10**9, 4.0, True),
+                "layers": (-1, 10**6, 2.0, None),
+                "members": (0, 10**9, 1.0),
+                "latent_dim": (0, 10**9),
+                "label_dim": (0, 10**9),
+                "num_classes": (-1, 10**9),
+                "out_channels": (0, 10**9),
+                "norm": ("layer", None),
+                "activation": ("gelu", []),
+                "output": ("softmax", 0),
+                "prior": ("gauss", None),
+            },
+            MLPDiscriminator: {
+                "width": (0, 10**9),
+                "layers": (-1, 10**6),
+                "members": (0, 10**9),
+                "in_channels": (0, 10**9),
+                "num_classes": (-1, 10**9),
+                "norm": ("instance",),
+                "activation": ("elu",),
+                "spectral_norm": (1,),
+                "minibatch_discrimination": (32, "yes"),
+                "minibatch_std": (4, None),
+                "conditioning": ("norm", 3),
+            },
+            ConstantGenerator: {
+                "out_channels": (0, 10**9),
+                "members": (0, 10**9),
+                "start": (float("nan"), float("inf"), 1e9, "1", True, None, 10**400),
+            },
+            LinearDiscriminator: {
+                "in_channels": (0, 10**9),
+                "members": (0, 10**9),
+                "start": (float("nan"), -1e9, [1.0]),
+            },
+            QuadraticDiscriminator: {"in_channels": (0, 10**9), "members": (0, 10**9)},
+            AutoencoderDiscriminator: {
+                "width": (0, 10**9),
+                "max_width": (10**9, 32),
+                "code_dim": (0, 10**9, 1.5),
+                "in_channels": (0, 10**9),
+                "num_classes": (-1, 10**9),
+                "norm": ("x",),
+                "error": ("l2", None),
+                "conditioning": ("projection",),
+            },
+            MLPAutoencoderDiscriminator: {
+                "width": (0, 10**9),
+                "layers": (-1, 10**6),
+                "members": (0, 10**9),
+                "code_dim": (0, 10**9),
+                "in_channels": (0, 10**9),
+                "num_classes": (-1, 10**9),
+                "norm": ("instance",),
+                "activation": ("elu",),
+                "error": ("huber",),
+                "conditioning": ("projection",),
             },
             ResnetGenerator: {
                 "width": (0, 10**9),
@@ -102,18 +218,45 @@ def inputs_of(name: str) -> list[Tensor]:
     ],
 )
 def test_absurd_arguments_are_refused_by_name(network: type[nn.Module], argument: str, value: object) -> None:
-    needed = {"resolution": (64, 64)} if network in (DCGANGenerator, DCGANDiscriminator) else {}
+    needed = {"resolution": (64, 64)} if network in NEED_RESOLUTION else {}
     with pytest.raises(UsageFault) as caught:
         network(**needed, **{argument: value})
     assert caught.value.subject == argument
     assert caught.value.mend
 
 
-@pytest.mark.parametrize("resolution", [None, 64, (64,), (64, 0), (64, 10**9), (64.0, 64), "64", (64, 64, 3), (9, 9)])
-@pytest.mark.parametrize("network", [DCGANGenerator, DCGANDiscriminator])
+@pytest.mark.parametrize("resolution", [None, 64, (64,), (64, 0), (64, 10**9), (64.0, 64), "64", (64, 64, 3)])
+@pytest.mark.parametrize("network", NEED_RESOLUTION)
 def test_absurd_resolutions_are_refused(network: type[nn.Module], resolution: object) -> None:
     with pytest.raises(UsageFault, match=r"^data\.resolution: "):
         network(resolution=resolution)
+
+
+@pytest.mark.parametrize("network", [DCGANGenerator, DCGANDiscriminator, AutoencoderDiscriminator])
+def test_a_resolution_that_is_no_doubling_is_refused(network: type[nn.Module]) -> None:
+    with pytest.raises(UsageFault, match=r"^data\.resolution: .*Use \["):
+        network(resolution=(9, 9))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [MLPGenerator, MLPDiscriminator, MLPAutoencoderDiscriminator, ConstantGenerator, LinearDiscriminator],
+)
+def test_pictures_with_too_many_values_for_full_connection_are_refused(network: type[nn.Module]) -> None:
+    channels = "out_channels" if "Generator" in network.__name__ else "in_channels"
+    with torch.device("meta"):
+        network(resolution=(256, 256), **{channels: 3})
+    with pytest.raises(UsageFault, match=r"^data\.resolution: \[512, 512\] with 3 channels .*at most 87381 pixels"):
+        network(resolution=(512, 512), **{channels: 3})
+
+
+def test_the_largest_that_is_accepted_can_be_described() -> None:
+    """A stranger's file may ask for any of it: sizes stay below 2⁶³ bytes, and on meta nothing is allocated."""
+    with torch.device("meta"):
+        largest = MLPGenerator(
+            resolution=(512, 512), out_channels=1, num_classes=100_000, members=1024, width=8192, layers=16
+        )
+    assert sum(parameter.numel() for parameter in largest.parameters()) * 8 < 2**63
 
 
 def test_a_misspelt_choice_gets_a_suggestion() -> None:
@@ -150,6 +293,16 @@ with torch.device("meta"):
     DCGANGenerator(resolution=(8, 8), num_classes=2)
     DCGANDiscriminator(resolution=(8, 8), num_classes=2, conditioning="projection", spectral_norm=True)
     UNetGenerator(norm="batch")
+    MLPGenerator(resolution=(8, 8), num_classes=2, members=2, norm="batch")
+    MLPDiscriminator(
+        resolution=(8, 8), num_classes=2, members=2, norm="layer", conditioning="projection", spectral_norm=True,
+        minibatch_discrimination=True, minibatch_std=True
+    )
+    AutoencoderDiscriminator(resolution=(8, 8))
+    MLPAutoencoderDiscriminator(resolution=(8, 8), members=2)
+    ConstantGenerator(resolution=(1, 1))
+    LinearDiscriminator(resolution=(1, 1))
+    QuadraticDiscriminator(resolution=(1, 1))
 print(("sympy" in sys.modules) == before)
 """
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -222,3 +375,29 @@ def test_discriminators_can_be_differentiated_twice(kind: str, spectral_norm: bo
 
     assert torch.autograd.gradcheck(penalty, (weight,), fast_mode=True)
     assert torch.autograd.grad(penalty(weight), weight)[0].abs().max() > 0
+
+
+JUDGES = [name for name in TINY if "discriminator" in name or name in DISCRIMINATORS]
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_every_discriminator_answers_with_features_and_says_what_it_judges_by(name: str) -> None:
+    network, inputs = build(name).eval(), inputs_of(name)
+    verdicts, features = network(*inputs, with_features=True)
+    assert network.judges_by == ("energy" if "autoencoder" in name else "logit")
+    assert torch.equal(verdicts, network(*inputs))
+    assert features.dim() == 2
+    assert len(features) == len(inputs[0])
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_a_gradient_penalty_reaches_the_weights(name: str) -> None:
+    network, (images, *others) = build(name).train(), inputs_of(name)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1)
+    images.requires_grad_()
+    (gradient,) = torch.autograd.grad(network(images, *others).sum(), images, create_graph=True)
+    gradients = torch.autograd.grad(gradient.square().sum(), list(network.parameters()), allow_unused=True)
+    assert all(value.isfinite().all() for value in gradients if value is not None)
+    assert any(value.abs().max() > 0 for value in gradients if value is not None)

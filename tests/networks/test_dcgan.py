@@ -139,6 +139,26 @@ class TestConditioning:
         expected = discriminator.logit(MinibatchStd()(features).flatten(1))[:, 0] + inner
         torch.testing.assert_close(discriminator(images, labels), expected)
 
+    def test_minibatch_discrimination_is_seen_by_the_logit_and_not_by_the_projection(self) -> None:
+        torch.manual_seed(0)
+        discriminator = DCGANDiscriminator(
+            resolution=(8, 8),
+            num_classes=3,
+            width=4,
+            norm="none",
+            conditioning="projection",
+            minibatch_std=True,
+            minibatch_discrimination=True,
+        )
+        images, labels = torch.randn(4, 3, 8, 8), torch.tensor([2, 0, 1, 1])
+        features = discriminator.layers(images)
+        assert discriminator.embed is not None
+        assert discriminator.minibatch_discrimination is not None
+        near = discriminator.minibatch_discrimination(features.flatten(1))
+        seen = torch.cat((MinibatchStd()(features).flatten(1), near), dim=1)
+        inner = torch.einsum("nc,nchw->n", discriminator.embed.weight[labels], features)
+        torch.testing.assert_close(discriminator(images, labels), discriminator.logit(seen)[:, 0] + inner)
+
     def test_conditioning_by_norm_needs_batch_norm(self) -> None:
         with pytest.raises(UsageFault, match=r"^conditioning: 'norm' needs batch normalisation, norm is 'instance'"):
             DCGANGenerator(resolution=(8, 8), num_classes=3, norm="instance", conditioning="norm")
@@ -148,3 +168,14 @@ class TestConditioning:
             DCGANDiscriminator(resolution=(8, 8), num_classes=3)
         with pytest.raises(UsageFault, match=r"^conditioning: .*needs classes"):
             DCGANDiscriminator(resolution=(8, 8), conditioning="projection")
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_features_are_what_the_last_layer_takes(norm: str) -> None:
+    torch.manual_seed(0)
+    discriminator = DCGANDiscriminator(resolution=(8, 12), width=4, norm=norm).eval()
+    images = torch.randn(3, 3, 8, 12)
+    logits, features = discriminator(images, with_features=True)
+    assert features.shape == (3, 4 * 4 * 6)
+    assert torch.equal(logits, discriminator(images))
+    assert torch.equal(discriminator.logit(features)[:, 0], logits)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,8 +15,10 @@ from img2img.networks.layers import (
     ConditionalBatchNorm,
     InstanceNorm,
     KeyedDropout,
+    MinibatchDiscrimination,
     MinibatchStd,
     apply_spectral_norm,
+    draw_latents,
     init_normal,
     make_norm,
     mixes_samples,
@@ -116,6 +120,83 @@ def test_minibatch_std_mixes_samples_and_is_smooth_where_they_are_equal() -> Non
     MinibatchStd()(features).sum().backward()
     assert features.grad is not None
     assert features.grad.isfinite().all()
+
+
+def test_minibatch_std_makes_no_group_of_two_members() -> None:
+    """Two rows a member: groups of two, where as one batch of four it would be one group."""
+    torch.manual_seed(0)
+    features = torch.randn(4, 3, 1, 1, dtype=torch.float64)
+    out = MinibatchStd(members=2)(features)
+    torch.testing.assert_close(out, torch.cat([MinibatchStd()(features[:2]), MinibatchStd()(features[2:])]))
+    assert not torch.allclose(out, MinibatchStd()(features))
+
+
+class TestMinibatchDiscrimination:
+    @pytest.mark.parametrize("members", [1, 2])
+    def test_by_brute_force(self, members: int) -> None:
+        torch.manual_seed(0)
+        layer = MinibatchDiscrimination(3, kernels=2, dim=4, members=members).double()
+        features = torch.randn(members * 5, 3, dtype=torch.float64)
+        out = layer(features)
+        assert out.shape == (members * 5, 2)
+        for row in range(members * 5):
+            member = row // 5
+            tensor = layer.project.weight.detach()[member].reshape(3, 2, 4)
+            matrices = torch.einsum("na,abc->nbc", features[member * 5 : member * 5 + 5], tensor)
+            for kernel in range(2):
+                near = sum(math.exp(-(matrices[row % 5, kernel] - other[kernel]).abs().sum()) for other in matrices)
+                assert out[row, kernel].item() == pytest.approx(near, rel=1e-12)
+
+    def test_equal_samples_are_as_near_as_can_be_and_a_lone_one_has_itself(self) -> None:
+        torch.manual_seed(0)
+        layer = MinibatchDiscrimination(3)
+        torch.testing.assert_close(layer(torch.randn(1, 3).expand(6, -1)), torch.full((6, 16), 6.0))
+        torch.testing.assert_close(layer(torch.randn(1, 3)), torch.ones(1, 16))
+
+    def test_it_pushes_samples_apart(self) -> None:
+        """Less nearness is more distance: its gradient at two points of one coordinate has opposite signs."""
+        layer = MinibatchDiscrimination(1, kernels=1, dim=1)
+        points = torch.tensor([[0.0], [0.5]], requires_grad=True)
+        layer(points).sum().backward()
+        assert points.grad is not None
+        assert points.grad[0].item() == -points.grad[1].item() > 0
+
+    def test_second_derivative(self) -> None:
+        torch.manual_seed(0)
+        layer = MinibatchDiscrimination(2, kernels=2, dim=2, members=2).double()
+        features = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradgradcheck(layer, (features,))
+
+    def test_it_mixes_samples(self) -> None:
+        assert mixes_samples(nn.Sequential(MinibatchDiscrimination(2)))
+
+
+class TestDrawLatents:
+    class Generator:
+        latent_dim = 3
+        prior = "normal"
+
+    def test_normal_is_the_stream_s_normal_and_the_default(self) -> None:
+        generator = self.Generator()
+        expected = draws_for(1, 2).normal(3)
+        assert torch.equal(draw_latents(generator, draws_for(1, 2)), expected)
+        assert torch.equal(draw_latents(WithoutPrior(), draws_for(1, 2)), expected)
+
+    def test_uniform_fills_the_cube(self) -> None:
+        generator = self.Generator()
+        generator.prior = "uniform"
+        z = draw_latents(generator, draws_for(*range(5000)))
+        assert z.shape == (5000, 3)
+        assert -1 <= z.min() < -0.99
+        assert 0.99 < z.max() < 1
+        # the standard deviation of 15,000 values' mean is 0.005
+        assert z.mean().item() == pytest.approx(0, abs=0.02)
+        assert z.std().item() == pytest.approx(3**-0.5, abs=0.01)
+        assert torch.equal(z[7:8], draw_latents(generator, draws_for(7)))
+
+
+class WithoutPrior:
+    latent_dim = 3
 
 
 def test_reflect_pad_mirrors_without_repeating_the_edge() -> None:

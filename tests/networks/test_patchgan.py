@@ -72,3 +72,16 @@ def test_a_resolution_below_min_size_is_refused_with_the_most_that_works() -> No
     with pytest.raises(UsageFault, match=r"^layers: 5 needs sides of 96 .*Use at most 4"):
         PatchDiscriminator(layers=5, resolution=(64, 200))
     PatchDiscriminator(layers=4, resolution=(64, 200), width=1)
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_features_are_what_the_last_layer_takes(layers: int) -> None:
+    torch.manual_seed(0)
+    discriminator = PatchDiscriminator(condition_channels=1, width=2, layers=layers)
+    given = torch.randn(2, 3, 16, 24), torch.randn(2, 1, 16, 24)
+    logits, features = discriminator(*given, with_features=True)
+    assert torch.equal(logits, discriminator(*given))
+    last = discriminator.layers[-1]
+    height, width = (side + (1 if layers else 0) for side in logits.shape[2:])
+    planes = features.unflatten(1, (last.in_channels, height, width))
+    assert torch.equal(last(planes), logits)
