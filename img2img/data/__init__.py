@@ -12,4 +12,6 @@ batches.py  Loader: numbers of images in the run -> Batch on the device
 augment.py  crop, flip and zoom on the device, the same for both halves of a pair
 split.py    train / validation / test folders
 check.py    what a folder holds, what is wrong with it
+worlds.py   toy worlds: points of the line and the plane, drawn instead of read
+pictures.py pictures of such points, and of what a discriminator says of every place
 """
