@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from img2img.atomic import sync_folder, temporary_beside, write_bytes, write_fault, write_new
 from img2img.errors import Fault, UsageFault
 from img2img.networks import GENERATORS
+from img2img.networks.arguments import MAX_COPIES, check_whole
+from img2img.networks.mixture import GeneratorMixture
 
 METADATA_KEY = "img2img"
 MODEL_FORMAT = 1
@@ -36,10 +38,11 @@ _LARGEST_HEADER = 16 << 20  # bytes; ten thousand tensors need about one megabyt
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A network's registered name and all its constructor arguments."""
+    """A network's registered name and all its constructor arguments; of several copies, they share the work."""
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
+    copies: int = 1
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class ModelInfo:
 
     Attributes:
         translator: the method that trained it ("cyclegan").
-        task: "translate" (images in, images out) or "sample" (noise in, images out).
+        task: "translate" (images in, images out), "sample" (noise in, images out) or "points" (noise in, points out).
         networks: module name in the file -> how to build it; generators only, discriminators end with training.
         directions: "a2b", "b2a" -> module name; empty when the task is "sample".
         domains: "a", "b" or "image" -> what a person calls it.
@@ -172,7 +175,10 @@ def build_network(spec: NetworkSpec, path: str | Path) -> nn.Module:
     try:
         inspect.signature(network).bind(**spec.arguments)
         with torch.device("meta"):
-            return network(**spec.arguments)
+            if spec.copies == 1:
+                return network(**spec.arguments)
+            check_whole("copies", spec.copies, 1, MAX_COPIES)
+            return GeneratorMixture([network(**spec.arguments) for _ in range(spec.copies)])
     except (TypeError, ValueError, RuntimeError, Fault) as error:
         raise UsageFault(
             path, f"its network {spec.name!r} cannot be built ({error})", "Use the version of img2img that wrote it"
@@ -235,6 +241,7 @@ def _parse_info(path: Path, metadata: dict[str, Any]) -> ModelInfo:
             str(name): NetworkSpec(
                 str(spec["name"]),
                 {key: tuple(value) if isinstance(value, list) else value for key, value in spec["arguments"].items()},
+                int(spec.get("copies", 1)),
             )
             for name, spec in values["networks"].items()
         }
@@ -252,9 +259,9 @@ def _parse_info(path: Path, metadata: dict[str, Any]) -> ModelInfo:
         well_formed = (
             len(info.resolution) == 2
             and all(0 < side <= 1 << 16 for side in info.resolution)
-            and all(count in (1, 3, 4) for count in info.channels.values())
+            and all(count in ((1, 2) if info.task == "points" else (1, 3, 4)) for count in info.channels.values())
             and set(info.directions.values()) <= set(info.networks)
-            and info.task in ("translate", "sample")
+            and info.task in ("translate", "sample", "points")
             and info.fit in ("crop", "stretch")
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:

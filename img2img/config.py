@@ -34,6 +34,7 @@ from img2img.errors import Fault, Faults, UsageFault
 _NETWORK = "generator or discriminator"
 # Keys of a table that are no arguments of what it names
 _RESERVED = {_NETWORK: ("name",), ADVERSARIAL: ("name", "weight")}
+ARRAYS_SUFFIX = ".npz"
 _LARGEST_FILE = 1 << 20  # bytes; the longest recipe has two thousand
 
 
@@ -126,6 +127,7 @@ class DataConfig(_Section):
     pairs_policy: str = _key(
         "strict", "refuse pictures without a partner, or leave them out", choices=("strict", "intersect")
     )
+    stacked: bool = _key(False, "each channel is a grey picture of its own, three drawn at random: Stacked MNIST")
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,9 @@ class LossConfig(_Section):
     cycle: float | None = _key(None, "weight of the cycle-consistency loss", minimum=0.0, maximum=1e6)
     identity: float | None = _key(None, "weight of the identity loss", minimum=0.0, maximum=1e6)
     l1: float | None = _key(None, "weight of the L1 loss against the pair's target", minimum=0.0, maximum=1e6)
+    feature_matching: float | None = _key(
+        None, "weight of the distance between the discriminator's mean features", minimum=0.0, maximum=1e6
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -178,7 +183,7 @@ class OptimConfig(_Section):
     """The optimiser of both players and its learning rates."""
 
     table = "optim"
-    name: str = _key("adam", "optimiser", choices=("adam", "rmsprop"))
+    name: str = _key("adam", "optimiser", choices=("adam", "rmsprop", "sgd"))
     lr: float = _key(2e-4, "learning rate", above=0.0, maximum=1.0)
     discriminator_lr: float | None = _key(
         None, "the discriminator's own learning rate (TTUR); none = optim.lr", above=0.0, maximum=1.0
@@ -219,6 +224,17 @@ class TrainConfig(_Section):
     image_pool: int = _key(
         0, "past outputs shown to each discriminator beside new ones; 0 = none", minimum=0, maximum=100_000
     )
+    unroll: int = _key(
+        0, "steps that the discriminator is looked ahead in the generator's step (unrolled GAN)", minimum=0, maximum=100
+    )
+    packing: int = _key(1, "samples that the discriminator judges together (PacGAN)", minimum=1, maximum=64)
+    generators: int = _key(1, "generators that share the work; noise decides which one", minimum=1, maximum=64)
+    top_k: float = _key(
+        1.0,
+        "share of its samples, the most realistic ones, that the generator learns from in the end",
+        above=0.0,
+        maximum=1.0,
+    )
     precision: str = _key("auto", "arithmetic of the networks", choices=("auto", "float32", "bfloat16", "float64"))
     threads: int = _key(0, "threads of one CPU process; 0 = torch's own choice", minimum=0, maximum=1024)
 
@@ -240,7 +256,7 @@ class Config:
     """Everything a run depends on but its data: from --set to constructor argument, each key has one name."""
 
     table: ClassVar[str] = ""
-    translator: str = field(metadata={"help": "method: unconditional, conditional, pix2pix, cyclegan"})
+    translator: str = field(metadata={"help": "method: unconditional, conditional, points, pix2pix, cyclegan"})
     recipe: RecipeInfo = field(default_factory=RecipeInfo)
     data: DataConfig = field(default_factory=DataConfig)
     generator: NetworkConfig
@@ -255,7 +271,7 @@ class Config:
             KEYS["translator"].read(self.translator)
         except Unfit:
             raise unfit(KEYS["translator"], "translator", self.translator) from None
-        faults = [fault for _, fault in _cross_faults(self.train, self.optim, self.augment)]
+        faults = [fault for _, fault in _cross_faults(self.data, self.train, self.optim, self.augment)]
         if faults:
             raise Faults(faults)
 
@@ -286,10 +302,19 @@ HARMLESS_ON_RESUME = frozenset(
 
 
 def _cross_faults(
-    train: TrainConfig, optim: OptimConfig, augment: AugmentConfig
+    data: DataConfig, train: TrainConfig, optim: OptimConfig, augment: AugmentConfig
 ) -> Iterator[tuple[frozenset[str], Fault]]:
     """Faults between keys that are each in bounds, with the keys they are about."""
     zoom = augment.zoom
+    if data.stacked and data.channels != 3:
+        yield (
+            frozenset({"data.stacked", "data.channels"}),
+            UsageFault(
+                "data.stacked",
+                f"puts three grey pictures into three channels, data.channels = {data.channels}",
+                "Set data.channels=3",
+            ),
+        )
     if train.batch % train.accumulate:
         yield (
             frozenset({"train.batch", "train.accumulate"}),
@@ -297,6 +322,17 @@ def _cross_faults(
                 "train.accumulate",
                 f"{train.accumulate} micro-batches do not divide train.batch = {train.batch} evenly",
                 f"Use a divisor of {train.batch}, or change train.batch",
+            ),
+        )
+    micro = train.batch // train.accumulate
+    if micro % train.packing:
+        each = " / train.accumulate" if train.accumulate > 1 else ""
+        yield (
+            frozenset({"train.batch", "train.accumulate", "train.packing"}),
+            UsageFault(
+                "train.packing",
+                f"{train.packing} samples at once do not divide train.batch{each} = {micro} evenly",
+                f"Use a divisor of {micro}, or change train.batch",
             ),
         )
     if zoom[0] > zoom[1]:
@@ -323,7 +359,7 @@ def _build(layer: Layer) -> Config:
     # A faulty key stands at its default here: what that breaks is no fault of its own
     faults += [
         fault
-        for keys, fault in _cross_faults(sections["train"], sections["optim"], sections["augment"])
+        for keys, fault in _cross_faults(*(sections[table] for table in ("data", "train", "optim", "augment")))
         if not keys & layer.faulty_keys
     ]
     if faults:
@@ -554,10 +590,11 @@ class DataPaths:
     """The folders that a run learns from; exactly one kind is given.
 
     Attributes:
-        images: a folder of pictures.
-        classes: a folder of class folders.
+        images: a folder of pictures, or an .npz file of them.
+        classes: a folder of class folders, or an .npz file of pictures and labels.
         a, b: two unpaired folders.
         pairs: one folder of side-by-side pictures, or two folders paired by stem.
+        worlds: names of toy worlds, whose points are drawn without end; of several, each is a game of its own.
     """
 
     images: Path | None = None
@@ -565,12 +602,15 @@ class DataPaths:
     a: Path | None = None
     b: Path | None = None
     pairs: tuple[Path, ...] = ()
+    worlds: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
-        """ "images", "classes", "unpaired" or "pairs"; "" when nothing is given."""
+        """ "images", "classes", "unpaired", "pairs" or "points"; "" when nothing is given."""
         if self.a is not None or self.b is not None:
             return "unpaired"
+        if self.worlds:
+            return "points"
         return "images" if self.images else "classes" if self.classes else "pairs" if self.pairs else ""
 
     def folders(self) -> dict[str, Path]:
@@ -581,12 +621,15 @@ class DataPaths:
 
     def faults(self) -> list[Fault]:
         """Why these folders cannot be trained from: missing, of several kinds, one without the other."""
-        choose = "Give --images DIR, --classes DIR, --a DIR --b DIR, or --pairs DIR [DIR]"
+        choose = "Give --images DIR, --classes DIR, --a DIR --b DIR, --pairs DIR [DIR], or --world NAME"
         folders = self.folders()
+        if self.worlds and not folders:
+            return []
         if not folders:
-            return [UsageFault("data", "no pictures to learn from are named", choose)]
+            return [UsageFault("data", "nothing to learn from is named", choose)]
         kinds = list(dict.fromkeys({"--a": "--a/--b", "--b": "--a/--b"}.get(o, o.split()[0]) for o in folders))
         faults: list[Fault] = []
+        kinds += ["--world"] if self.worlds else []
         if len(kinds) > 1:
             faults.append(UsageFault("data", f"{' and '.join(kinds)} exclude each other", choose))
         for given, absent in (("--a", "--b"), ("--b", "--a")):
@@ -597,7 +640,8 @@ class DataPaths:
             mend = "Give one folder of side-by-side pictures or two folders"
             faults.append(UsageFault("--pairs", f"has {len(self.pairs)} folders", mend))
         for option, path in folders.items():
-            if not path.is_dir():
+            takes_arrays = option in ("--images", "--classes") and path.suffix.lower() == ARRAYS_SUFFIX
+            if not (path.is_dir() or (takes_arrays and path.is_file())):
                 problem = f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}"
                 faults.append(UsageFault(option.split()[0], problem, "Check the path"))
         return faults

@@ -6,6 +6,7 @@ Every message has one form: `subject: problem. mend`, where the subject is a fil
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 
 def printable(text: object) -> str:
@@ -27,6 +28,16 @@ class Fault(Exception):
         self.problem = printable(problem)
         self.mend = printable(mend)
         super().__init__(f"{self.subject}: {self.problem}. {self.mend}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # an exception is otherwise sent between processes as a call with its message alone
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[Fault], message: tuple[Any, ...], attributes: dict[str, Any]) -> Fault:
+    fault = kind.__new__(kind, *message)
+    fault.__dict__.update(attributes)
+    return fault
 
 
 class UsageFault(Fault):

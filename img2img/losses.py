@@ -1,14 +1,16 @@
 """Adversarial objectives and image losses: plain functions of tensors, one value per sample.
 
-An objective is a frozen dataclass of its constants with two methods. `real` and `fake` are raw discriminator outputs
-(logits) of shape (N,) or (N, 1, h, w); each method returns (N,), the mean over the patches of each sample, to be
-minimised. To add one: write the class, add it to ADVERSARIAL beneath, add a test.
+An objective is a frozen dataclass of its constants with two methods. `real` and `fake` are what the discriminator said:
+raw outputs (logits) of shape (N,) or (N, 1, h, w), or, where it judges by energy, reconstruction errors (N,). Each
+method returns (N,), the mean over the patches of each sample, to be minimised. To add one: write the class, add it to
+ADVERSARIAL beneath, add a test.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,23 +21,49 @@ def per_sample(values: Tensor) -> Tensor:
     return values.flatten(1).mean(1) if values.ndim > 1 else values
 
 
+def _share(default: float) -> Any:
+    return field(default=default, metadata={"minimum": 0.0, "maximum": 1.0})
+
+
+def _at_least(minimum: float, default: float) -> Any:
+    return field(default=default, metadata={"minimum": minimum})
+
+
 @dataclass(frozen=True)
 class Objective:
     """What the two players minimise.
 
     Attributes:
-        generator_sees_real: the generator's loss needs D's logits of real images too (relativistic objectives).
+        judges_by: what it wants from a discriminator, "logit" or "energy" (an autoencoder's reconstruction error).
+        sees_batch: a sample's loss depends on the rest of its batch, or on a control variable.
+        critic: the discriminator estimates a distance and must be kept from growing steep.
+        generator_sees_real: the generator's loss needs what D says of real images too.
+        generator_sees_features: the generator's loss needs D's features of the fakes.
+        start_of_control: value at the start of a control variable that the engine keeps; None where there is none.
     """
 
+    judges_by: ClassVar[str] = "logit"
+    sees_batch: ClassVar[bool] = False
+    critic: ClassVar[bool] = False
     generator_sees_real: ClassVar[bool] = False
+    generator_sees_features: ClassVar[bool] = False
+    start_of_control: ClassVar[float | None] = None
 
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The discriminator's loss, (N,)."""
+    def discriminator(self, real: Tensor, fake: Tensor, control: Tensor | None = None) -> Tensor:
+        """The discriminator's loss, (N,). `control`: the control variable, one value."""
         raise AssertionError(f"{type(self).__name__} must define the discriminator's loss")
 
-    def generator(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
-        """The generator's loss, (N,); `real` is given when generator_sees_real."""
+    def generator(self, fake: Tensor, real: Tensor | None = None, features: Tensor | None = None) -> Tensor:
+        """The generator's loss, (N,). `real` and `features` (N, F) are given where the class says it needs them."""
         raise AssertionError(f"{type(self).__name__} must define the generator's loss")
+
+    def next_control(self, control: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+        """The control variable after a discriminator step on these judgements."""
+        return control
+
+    def watch(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """Named scalars that say how the game stands, for the log."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -43,13 +71,28 @@ class NonSaturating(Objective):
     """D: −log σ(r) − log(1−σ(f)); G: −log σ(f) (Goodfellow et al. 2014, arXiv:1406.2661, section 3).
 
     With these signs D's loss at the optimum p = q is log 4.
+
+    Attributes:
+        real_label, fake_label: D's targets a and b: −a log σ(r) − (1−a) log(1−σ(r)) and the same of f with b.
+            a = 0.9 is one-sided label smoothing (Salimans et al. 2016, arXiv:1606.03498, section 3.4). Labels flipped
+            at random with probability p have a = 1 − p, b = p as their mean. G's target stays 1.
     """
 
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        return per_sample(F.softplus(-real)) + per_sample(F.softplus(fake))
+    real_label: float = _share(1.0)
+    fake_label: float = _share(0.0)
 
-    def generator(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
+    def discriminator(self, real: Tensor, fake: Tensor, control: Tensor | None = None) -> Tensor:
+        return per_sample(_cross_entropy(real, self.real_label)) + per_sample(_cross_entropy(fake, self.fake_label))
+
+    def generator(self, fake: Tensor, real: Tensor | None = None, features: Tensor | None = None) -> Tensor:
         return per_sample(F.softplus(-fake))
+
+
+def _cross_entropy(logits: Tensor, label: float) -> Tensor:
+    """−label·log σ(logits) − (1 − label)·log(1 − σ(logits)), elementwise."""
+    if label in (0.0, 1.0):
+        return F.softplus(-logits if label else logits)
+    return F.softplus(logits) - label * logits
 
 
 @dataclass(frozen=True)
@@ -59,7 +102,7 @@ class Minimax(NonSaturating):
     G's gradient vanishes where D is sure of itself: it is here to show that.
     """
 
-    def generator(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
+    def generator(self, fake: Tensor, real: Tensor | None = None, features: Tensor | None = None) -> Tensor:
         return per_sample(-F.softplus(fake))
 
 
@@ -67,10 +110,10 @@ class Minimax(NonSaturating):
 class Hinge(Objective):
     """D: max(0, 1−r) + max(0, 1+f); G: −f (Lim & Ye 2017, arXiv:1705.02894; Miyato et al. 2018, arXiv:1802.05957)."""
 
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+    def discriminator(self, real: Tensor, fake: Tensor, control: Tensor | None = None) -> Tensor:
         return per_sample(F.relu(1 - real)) + per_sample(F.relu(1 + fake))
 
-    def generator(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
+    def generator(self, fake: Tensor, real: Tensor | None = None, features: Tensor | None = None) -> Tensor:
         return per_sample(-fake)
 
 
@@ -85,10 +128,10 @@ class LeastSquares(Objective):
     b: float = 1.0
     c: float = 1.0
 
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+    def discriminator(self, real: Tensor, fake: Tensor, control: Tensor | None = None) -> Tensor:
         return 0.5 * per_sample((real - self.b).square()) + 0.5 * per_sample((fake - self.a).square())
 
-    def generator(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
+    def generator(self, fake: Tensor, real: Tensor | None = None, features: Tensor | None = None) -> Tensor:
         return 0.5 * per_sample((fake - self.c).square())
 
 
@@ -96,11 +139,27 @@ class LeastSquares(Objective):
 class Wasserstein(Objective):
     """D: −r + f, with weight_clip or gradient_penalty; G: −f (Arjovsky et al. 2017, arXiv:1701.07875, algorithm 1)."""
 
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+    critic: ClassVar[bool] = True
+
+    def discriminator(self, real: Tensor, fake: Tensor, control: Tensor | None = None) -> Tensor:
         return per_sample(fake) - per_sample(real)
 
-    def generator(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
+    def generator(self, fake: Tensor, real: Tensor | None = None, features: Tensor | None = None) -> Tensor:
         return per_sample(-fake)
+
+    def watch(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """The critic's estimate of the distance between data and fakes, times its Lipschitz constant."""
+        return {"critic_distance": real.mean() - fake.mean()}
+
+
+FORMS = ("logistic", "ls", "hinge")
+
+
+def _preferred(margin: Tensor, form: str) -> Tensor:
+    """What a player loses where one judgement should exceed another and exceeds it by `margin`, elementwise."""
+    if form == "ls":
+        return (margin - 1).square()
+    return F.relu(1 - margin) if form == "hinge" else F.softplus(-margin)
 
 
 @dataclass(frozen=True)
@@ -110,16 +169,89 @@ class Relativistic(Objective):
     RSGAN of Jolicoeur-Martineau 2018, arXiv:1807.00734; RpGAN in Huang et al. 2024
     (R3GAN, arXiv:2501.05441), who pair it with r1 and r2. A fake is judged against real images everywhere they are, so
     making one kind of picture only does not pay (Sun et al. 2020, arXiv:2011.04926).
+
+    Attributes:
+        form: with m = r−f for D and f−r for G, "logistic" softplus(−m), "ls" (m−1)², "hinge" max(0, 1−m).
     """
 
     generator_sees_real: ClassVar[bool] = True
+    form: str = field(default="logistic", metadata={"choices": FORMS})
 
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        return per_sample(F.softplus(fake - real))
+    def discriminator(self, real: Tensor, fake: Tensor, control: Tensor | None = None) -> Tensor:
+        return per_sample(_preferred(real - fake, self.form))
 
-    def generator(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
+    def generator(self, fake: Tensor, real: Tensor | None = None, features: Tensor | None = None) -> Tensor:
         assert real is not None, "a relativistic generator needs the real images' logits"
-        return per_sample(F.softplus(real - fake))
+        return per_sample(_preferred(fake - real, self.form))
+
+
+@dataclass(frozen=True)
+class EnergyBased(Objective):
+    """D: e(x) + max(0, m − e(G(z))); G: e(G(z)) + weight · pull-away, e an autoencoder's reconstruction error.
+
+    Zhao et al. 2016, arXiv:1609.03126, sections 2.1 to 2.4.
+
+    Attributes:
+        margin: m; what reconstruction errors of fakes are pushed up to. It depends on the data and on how the
+            autoencoder measures its error.
+        pull_away: weight of the pull-away term, the mean over i ≠ j of cos² of the codes of fakes i and j.
+    """
+
+    judges_by: ClassVar[str] = "energy"
+    sees_batch: ClassVar[bool] = True
+    generator_sees_features: ClassVar[bool] = True
+    margin: float = _at_least(0.0, 1.0)
+    pull_away: float = _at_least(0.0, 0.1)
+
+    def discriminator(self, real: Tensor, fake: Tensor, control: Tensor | None = None) -> Tensor:
+        return per_sample(real) + per_sample(F.relu(self.margin - fake))
+
+    def generator(self, fake: Tensor, real: Tensor | None = None, features: Tensor | None = None) -> Tensor:
+        energy = per_sample(fake)
+        if features is None or self.pull_away == 0:
+            return energy
+        return energy + self.pull_away * pull_away(features)
+
+
+def pull_away(codes: Tensor) -> Tensor:
+    """Mean over i ≠ j of cos² of the angle between codes i and j: (N, F) -> scalar (arXiv:1609.03126, section 2.4)."""
+    if len(codes) < 2:
+        return codes.sum() * 0.0
+    directions = F.normalize(codes, dim=1)
+    cosines = directions @ directions.T
+    return (cosines.square().sum() - cosines.diagonal().square().sum()) / (len(codes) * (len(codes) - 1))
+
+
+@dataclass(frozen=True)
+class BoundaryEquilibrium(Objective):
+    """D: L(x) − k·L(G(z)); G: L(G(z)), L an autoencoder's L1 error (Berthelot et al. 2017, arXiv:1703.10717, sec. 3.3).
+
+    After each discriminator step k ← clip(k + λ(γL(x) − L(G(z))), 0, 1), from 0. The log has k and the convergence
+    measure M = L(x) + |γL(x) − L(G(z))|.
+
+    Attributes:
+        gamma: γ in (0, 1], wanted ratio of L(G(z)) to L(x): lower for sharper pictures, higher for more variety.
+        rate: λ, the step of k.
+    """
+
+    judges_by: ClassVar[str] = "energy"
+    sees_batch: ClassVar[bool] = True
+    start_of_control: ClassVar[float | None] = 0.0
+    gamma: float = _share(0.5)
+    rate: float = _share(0.001)
+
+    def discriminator(self, real: Tensor, fake: Tensor, control: Tensor | None = None) -> Tensor:
+        assert control is not None, "the engine keeps k and gives it"
+        return per_sample(real) - control * per_sample(fake)
+
+    def generator(self, fake: Tensor, real: Tensor | None = None, features: Tensor | None = None) -> Tensor:
+        return per_sample(fake)
+
+    def next_control(self, control: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+        return (control + self.rate * (self.gamma * real.mean() - fake.mean())).clamp(0.0, 1.0)
+
+    def watch(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        return {"convergence": real.mean() + (self.gamma * real.mean() - fake.mean()).abs()}
 
 
 ADVERSARIAL: dict[str, type[Objective]] = {
@@ -129,7 +261,22 @@ ADVERSARIAL: dict[str, type[Objective]] = {
     "lsgan": LeastSquares,
     "wgan": Wasserstein,
     "relativistic": Relativistic,
+    "ebgan": EnergyBased,
+    "began": BoundaryEquilibrium,
 }
+
+
+def most_realistic(losses: Tensor, scores: Tensor, share: float) -> Tensor:
+    """The generator's losses on the `share` of its samples that D scores highest: (N,) twice -> (⌈share·N⌉,).
+
+    Top-k training of GANs (Sinha et al. 2020, arXiv:2002.06224): a generator learns from its better samples only.
+    """
+    return losses[scores.topk(math.ceil(share * len(scores)), sorted=False).indices]
+
+
+def feature_matching(real: Tensor, fake: Tensor) -> Tensor:
+    """‖E φ(x) − E φ(G(z))‖² of D's features (N, F) twice -> (1,) (Salimans et al. 2016, arXiv:1606.03498, sec. 3.1)."""
+    return (real.mean(0) - fake.mean(0)).square().sum(0, keepdim=True)
 
 
 def l1(output: Tensor, target: Tensor) -> Tensor:

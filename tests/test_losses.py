@@ -8,7 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from img2img.losses import ADVERSARIAL, LeastSquares, Objective, l1
+from img2img.losses import (
+    ADVERSARIAL,
+    BoundaryEquilibrium,
+    EnergyBased,
+    LeastSquares,
+    Minimax,
+    NonSaturating,
+    Objective,
+    Relativistic,
+    feature_matching,
+    l1,
+    most_realistic,
+    pull_away,
+)
 
 LOG_2 = math.log(2.0)
 # name, then D's and G's value at real = fake = 0, and at real = 2, fake = -1
@@ -19,7 +32,12 @@ CLOSED_FORMS = {
     "lsgan": ((0.5, 0.5), (0.5 * 1 + 0.5 * 1, 0.5 * 4)),
     "wgan": ((0.0, 0.0), (-3.0, 1.0)),
     "relativistic": ((LOG_2, LOG_2), (math.log1p(math.exp(-3)), math.log1p(math.exp(3)))),
+    "ebgan": ((1.0, 0.0), (2.0 + 2.0, -1.0)),
+    "began": ((0.0, 0.0), (2.0 + 0.4, -1.0)),
 }
+CONTROL = torch.tensor([0.4], dtype=torch.float64)
+BY_LOGIT = [name for name, kind in ADVERSARIAL.items() if kind.judges_by == "logit"]
+BY_ENERGY = [name for name, kind in ADVERSARIAL.items() if kind.judges_by == "energy"]
 
 
 def test_every_objective_has_a_closed_form_here() -> None:
@@ -33,11 +51,12 @@ def test_values(name: str, case: int, real: float, fake: float, shape: tuple[int
     objective = ADVERSARIAL[name]()
     discriminator, generator = CLOSED_FORMS[name][case]
     reals, fakes = torch.full(shape, real).double(), torch.full(shape, fake).double()
-    torch.testing.assert_close(objective.discriminator(reals, fakes), torch.full((3,), discriminator).double())
+    losses = objective.discriminator(reals, fakes, CONTROL)
+    torch.testing.assert_close(losses, torch.full((3,), discriminator).double())
     torch.testing.assert_close(objective.generator(fakes, reals), torch.full((3,), generator).double())
 
 
-@pytest.mark.parametrize("name", ADVERSARIAL)
+@pytest.mark.parametrize("name", BY_LOGIT)
 def test_directions(name: str) -> None:
     """D pushes real logits up and fake logits down from an even start; G pushes fake logits up."""
     objective = ADVERSARIAL[name]()
@@ -49,14 +68,33 @@ def test_directions(name: str) -> None:
     assert (push < 0).all()
 
 
-@pytest.mark.parametrize("name", ADVERSARIAL)
-def test_gradients_match_finite_differences(name: str) -> None:
+@pytest.mark.parametrize("name", BY_ENERGY)
+def test_directions_of_energies(name: str) -> None:
+    """The other way round: real images are to be rebuilt well, fakes badly, and G's fakes well."""
     objective = ADVERSARIAL[name]()
+    real, fake = (torch.full((4,), 0.5).double().requires_grad_() for _ in range(2))
+    down, up = torch.autograd.grad(objective.discriminator(real, fake, CONTROL).sum(), (real, fake))
+    (pull,) = torch.autograd.grad(objective.generator(fake).sum(), fake)
+    assert (down > 0).all()
+    assert (up < 0).all()
+    assert (pull > 0).all()
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        *(kind() for kind in ADVERSARIAL.values()),
+        *(kind(form=form) for kind in (Relativistic,) for form in ("ls", "hinge")),
+        NonSaturating(real_label=0.9, fake_label=0.2),
+    ],
+    ids=str,
+)
+def test_gradients_match_finite_differences(objective: Objective) -> None:
     # away from the hinge's kinks at ±1
     real, fake = torch.tensor([-1.7, 0.3, 2.2]).double(), torch.tensor([-2.1, 0.4, 1.3]).double()
     real.requires_grad_()
     fake.requires_grad_()
-    assert torch.autograd.gradcheck(objective.discriminator, (real, fake))
+    assert torch.autograd.gradcheck(lambda real, fake: objective.discriminator(real, fake, CONTROL), (real, fake))
     assert torch.autograd.gradcheck(lambda fake: objective.generator(fake, real.detach()), (fake,))
 
 
@@ -90,6 +128,74 @@ def test_pearson_constants_minimise_the_chi_squared_divergence() -> None:
     value = ((p + q) * 0.5 * (optimal - objective.c).square()).sum()
     pearson = ((2 * q - (p + q)).square() / (p + q)).sum()
     assert value.item() == pytest.approx(0.5 * pearson.item())
+
+
+@pytest.mark.parametrize(("form", "at_3"), [("logistic", math.log1p(math.exp(-3))), ("ls", 4.0), ("hinge", 0.0)])
+def test_relativistic_forms(form: str, at_3: float) -> None:
+    """Real logits 3 above fake ones; G, for whom they are 3 below, has softplus(3), (−4)² and 4."""
+    real, fake = torch.full((2,), 1.0).double(), torch.full((2,), -2.0).double()
+    at_minus_3 = {"logistic": math.log1p(math.exp(3)), "ls": 16.0, "hinge": 4.0}[form]
+    objective = Relativistic(form=form)
+    assert objective.discriminator(real, fake).tolist() == pytest.approx([at_3] * 2)
+    assert objective.generator(fake, real).tolist() == pytest.approx([at_minus_3] * 2)
+
+
+def test_one_sided_smoothing_moves_the_optimum_to_the_label() -> None:
+    """Where only real images are, D's optimal logit is log(a / (1 − a)); with a = 1 there is none."""
+    optimum = torch.tensor([math.log(9.0)], dtype=torch.float64, requires_grad=True)
+    loss = NonSaturating(real_label=0.9).discriminator(optimum, torch.zeros(1).double())
+    (slope,) = torch.autograd.grad(loss.sum(), optimum)
+    assert abs(slope.item()) < 1e-12
+
+
+def test_flipped_labels_are_smoothed_ones_in_expectation() -> None:
+    flip, real, fake = 0.1, torch.tensor([1.3]).double(), torch.tensor([-0.4]).double()
+    straight, crossed = NonSaturating(), NonSaturating(real_label=0.0, fake_label=1.0)
+    expected = (1 - flip) * straight.discriminator(real, fake) + flip * crossed.discriminator(real, fake)
+    smoothed = NonSaturating(real_label=1 - flip, fake_label=flip).discriminator(real, fake)
+    torch.testing.assert_close(smoothed, expected)
+
+
+def test_the_generator_s_target_stays_one_under_smoothing() -> None:
+    fake = torch.tensor([0.3, -2.0])
+    for kind in (NonSaturating, Minimax):
+        assert torch.equal(kind(real_label=0.9, fake_label=0.1).generator(fake), kind().generator(fake))
+
+
+def test_the_margin_of_an_energy_is_where_fakes_stop_counting() -> None:
+    real, fake = torch.zeros(3), torch.tensor([0.5, 1.9, 2.5])
+    torch.testing.assert_close(EnergyBased(margin=2.0).discriminator(real, fake), torch.tensor([1.5, 0.1, 0.0]))
+
+
+def test_pull_away_is_the_mean_squared_cosine_of_pairs() -> None:
+    codes = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]]).double()  # cos² of the pairs: 0, ½, ½
+    assert pull_away(codes).item() == pytest.approx(1 / 3)
+    assert pull_away(codes[:1]).item() == 0
+    fake = torch.tensor([0.2, 0.3, 0.4]).double()
+    with_term = EnergyBased(pull_away=0.6).generator(fake, None, codes)
+    torch.testing.assert_close(with_term, fake + 0.2)
+
+
+def test_began_s_control_follows_the_balance_and_stays_in_bounds() -> None:
+    objective = BoundaryEquilibrium(gamma=0.5, rate=0.1)
+    k = torch.tensor([0.2])
+    # k + 0.1·(0.5·4 − 1) = 0.3
+    assert objective.next_control(k, torch.tensor([3.0, 5.0]), torch.tensor([1.0, 1.0])).item() == pytest.approx(0.3)
+    assert objective.next_control(k, torch.zeros(2), torch.full((2,), 9.0)).item() == 0
+    assert objective.next_control(k, torch.full((2,), 99.0), torch.zeros(2)).item() == 1
+    measure = objective.watch(torch.tensor([4.0]), torch.tensor([1.5]))["convergence"]
+    assert measure.item() == pytest.approx(4 + abs(0.5 * 4 - 1.5))
+
+
+def test_top_k_keeps_the_losses_of_the_best_samples() -> None:
+    losses, scores = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), torch.tensor([0.1, 0.9, -1.0, 0.5, 0.3])
+    assert sorted(most_realistic(losses, scores, 0.5).tolist()) == [2.0, 4.0, 5.0]
+    assert sorted(most_realistic(losses, scores, 1.0).tolist()) == losses.tolist()
+
+
+def test_feature_matching_is_the_squared_distance_of_means() -> None:
+    real, fake = torch.tensor([[0.0, 2.0], [2.0, 4.0]]), torch.tensor([[1.0, 0.0], [5.0, 0.0]])
+    assert feature_matching(real, fake).tolist() == [(1 - 3) ** 2 + 3**2]
 
 
 def test_l1_is_the_mean_of_each_sample() -> None:

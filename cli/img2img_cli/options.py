@@ -94,12 +94,12 @@ def _is_recipe(word: str) -> bool:
 
 
 def folder_options(command: AnyCommand) -> AnyCommand:
-    """--images, --classes, --a, --b and --pairs, the fields of DataPaths; for a FoldersCommand"""
+    """--images, --classes, --a, --b and --pairs, the folders of DataPaths; for a FoldersCommand"""
     folder = click.Path(path_type=Path)
     pairs = "Side-by-side pictures (left a, right b), or two folders paired by file name."
     options = [
-        click.option("--images", type=folder, metavar="DIR", help="A folder of pictures."),
-        click.option("--classes", type=folder, metavar="DIR", help="A folder of class folders."),
+        click.option("--images", type=folder, metavar="DIR | NPZ", help="A folder of pictures, or arrays of them."),
+        click.option("--classes", type=folder, metavar="DIR | NPZ", help="Class folders, or labelled arrays."),
         click.option("--a", type=folder, metavar="DIR", help="The first of two unpaired folders."),
         click.option("--b", type=folder, metavar="DIR", help="The second of two unpaired folders."),
         click.option("--pairs", type=folder, multiple=True, metavar="DIR | A B", help=pairs),
@@ -107,3 +107,10 @@ def folder_options(command: AnyCommand) -> AnyCommand:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def world_option(command: AnyCommand) -> AnyCommand:
+    """--world, the worlds of DataPaths"""
+    return click.option(
+        "--world", "worlds", multiple=True, metavar="NAME", help="A toy world of points, such as ring; may be repeated."
+    )(command)

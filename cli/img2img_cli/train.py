@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from img2img_cli.options import FoldersCommand, device_option, folder_options, json_option, print_json
+from img2img_cli.options import FoldersCommand, device_option, folder_options, json_option, print_json, world_option
 
 _PATH = click.Path(path_type=Path)
 
@@ -17,6 +17,7 @@ _PATH = click.Path(path_type=Path)
 @click.command("train", cls=FoldersCommand, short_help="Train a recipe on your pictures.", no_args_is_help=True)
 @click.argument("recipe", required=False)
 @folder_options
+@world_option
 @click.option(
     "--config", "config_file", type=_PATH, metavar="FILE", help="TOML file laid over RECIPE, or complete without it."
 )
@@ -34,6 +35,7 @@ def command(
     a: Path | None,
     b: Path | None,
     pairs: tuple[Path, ...],
+    worlds: tuple[str, ...],
     config_file: Path | None,
     sets: tuple[str, ...],
     out: Path | None,
@@ -68,7 +70,7 @@ def command(
         config_file = out / "config.toml"
         if not config_file.exists():
             raise UsageFault("--resume", f"there is no run in {out}", "Check --out, or name a recipe to begin one")
-    data = DataPaths(images=images, classes=classes, a=a, b=b, pairs=pairs)
+    data = DataPaths(images=images, classes=classes, a=a, b=b, pairs=pairs, worlds=worlds)
     faults: list[Fault] = []
     try:
         config = resolve(recipe, config_file, sets)

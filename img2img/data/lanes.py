@@ -17,6 +17,7 @@ from torch import Tensor
 from img2img.data.decode import Picture, open_image
 from img2img.data.resize import fit_to, resize, to_tensor
 from img2img.data.threads import map_in_threads
+from img2img.draws import permutation
 from img2img.errors import Fault, ImageFault
 
 
@@ -230,6 +231,36 @@ class ArrayLane(Lane):
     def load(self, index: int) -> tuple[Tensor, ...]:
         # copied, since torch takes no read-only memory such as a pack's
         return tuple(torch.from_numpy(np.array(array[index])) for array in self.arrays)
+
+
+class StackedLane(Lane):
+    """Three grey pictures as the red, green and blue of one: Stacked MNIST (Metz et al. 2017, arXiv:1611.02163).
+
+    Which three does not depend on the run: item i is the pictures at places i, i + 1 and i + 3, in a circle, of one
+    fixed random order. They are three different ones, and from seven pictures on no two of them meet in another item.
+
+    Args:
+        grey: a lane of at least three pictures of one channel.
+    """
+
+    _PLACES = (0, 1, 3)
+
+    def __init__(self, grey: Lane) -> None:
+        assert grey.channels == (1,), "each channel is a grey picture"
+        order = permutation(0, "data/stacked", 0, len(grey))
+        self.parts = np.stack([np.roll(order, -place) for place in self._PLACES], axis=1)
+        records = [tuple(record for part in parts for record in grey.records[part]) for parts in self.parts]
+        super().__init__(records, (len(self._PLACES),), grey.size, None)
+        self.grey = grey
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def subject(self, index: int) -> str:
+        return " and ".join(self.grey.subject(part) for part in self.parts[index])
+
+    def load(self, index: int) -> tuple[Tensor, ...]:
+        return (torch.cat([self.grey.load(part)[0] for part in self.parts[index]]),)
 
 
 def record_of(path: Path, root: Path) -> Record:

@@ -19,10 +19,11 @@ import numpy as np
 from torch import Tensor
 
 from img2img.config import Config, DataPaths
+from img2img.data.arrays import ArraysLane, is_arrays, read_arrays
 from img2img.data.augment import load_size
 from img2img.data.decode import MAX_PIXELS
 from img2img.data.files import is_junk, list_images, no_images
-from img2img.data.lanes import ArrayLane, FileLane, Lane, Reading, Record, SizesDiffer
+from img2img.data.lanes import ArrayLane, FileLane, Lane, Reading, Record, SizesDiffer, StackedLane
 from img2img.data.pack import Pack, is_pack, open_pack
 from img2img.errors import Fault, Faults, ImageFault, UsageFault
 
@@ -48,7 +49,10 @@ class Source:
         direction: "a2b", or "b2a" where a and b were swapped.
         notes: remarks for the user.
         bad: files left out by data.skip_bad.
+        members: games that the data are for, 1.
     """
+
+    members = 1
 
     def __init__(
         self,
@@ -204,12 +208,14 @@ def open_source(
     pairs_policy: str = "strict",
     cache_gb: float = 2.0,
     class_names: Sequence[str] | None = None,
+    stacked: bool = False,
     timeout: float = TIMEOUT,
     progress: Callable[[int, int], None] | None = None,
 ) -> Source:
     """Open the data of a run: exactly one of `images`, `classes`, `a` with `b`, or `pairs`.
 
     Each may be a folder, or a pack made from such a folder; a pack of unpaired pictures is given as `a`, or as both.
+    Pictures and classes may also be an .npz file of arrays, see arrays.read_arrays.
 
     Args:
         images: folder of pictures, however nested.
@@ -228,6 +234,7 @@ def open_source(
         pairs_policy: "strict" refuses pictures without partner, "intersect" leaves them out.
         cache_gb: memory for decoded pictures, in GiB.
         class_names: the class names and their order that a model was trained with.
+        stacked: of `images` and with three channels: each channel is a grey picture of its own, see lanes.StackedLane.
         timeout: seconds after which a file that does not answer is a Fault.
         progress: called with (files done, files) while the files are checked.
 
@@ -238,6 +245,10 @@ def open_source(
     size = resolution if load_size is None else load_size
     assert min(size[0] - resolution[0], size[1] - resolution[1]) >= 0, "load_size must cover resolution"
     counts = _channels_of(kind, channels, direction)
+    if stacked:
+        _check_stacked(kind)
+        assert counts["image"] == 3, "three pictures make one of three channels"
+        counts["image"] = 1
 
     def reading(*domains: str) -> Reading:
         return Reading(
@@ -264,6 +275,8 @@ def open_source(
     subject = " and ".join(str(path) for path in (images or classes, a, b, *pairs) if path)
     bad = _scan(lanes, subject, skip_bad, cache_gb, workers, timeout, progress, notes)
     notes += [f"{names[name]} holds 1 image" for name in ("a", "b") if name in lanes and len(lanes[name]) == 1]
+    if stacked:
+        lanes = {"image": _stack(lanes["image"], subject)}
     outputs = {name: ("a", "b") if name == "pair" else (name,) for name in lanes}
     source = Source(kind, lanes, outputs, names=names, classes=found_classes, fit=fit, notes=notes, bad=bad)
     return _swapped(source) if direction == "b2a" and kind in ("pairs", "unpaired") else source
@@ -298,6 +311,7 @@ def open_configured(
         pairs_policy=data.pairs_policy,
         cache_gb=data.cache_gb,
         class_names=class_names,
+        stacked=data.stacked,
         progress=progress,
     )
 
@@ -378,6 +392,8 @@ def _open_domain(root: PathLike, reading: Reading) -> tuple[Lane, str]:
         if len(pack.lanes) != 1 or "pair" in pack.lanes:
             raise UsageFault(root, f"is a pack of kind {pack.kind}", _pack_mend(pack))
         return _lane_of_pack(pack, "image", reading), pack.names["image"]
+    if is_arrays(root):
+        return ArraysLane(read_arrays(root), root, reading), _name_of(root)
     return FileLane([(path,) for path in _files_of(root)], (Path(root),), reading), _name_of(root)
 
 
@@ -421,6 +437,8 @@ def _open_classes(
         assert lane.labels is not None
         lane.labels = np.array([order.index(name) for name in found], np.int64)[lane.labels]
         return lane, pack.names["image"], order
+    if is_arrays(root):
+        return _open_labelled_arrays(root, reading, class_names)
     folders = class_folders(root, notes)
     order = _class_order(tuple(folder.name for folder in folders), class_names, root)
     files: list[tuple[Path, ...]] = []
@@ -435,6 +453,38 @@ def _open_classes(
     if empty:
         raise Faults(empty)
     return FileLane(files, (Path(root),), reading, np.array(labels, np.int64)), _name_of(root), order
+
+
+def _open_labelled_arrays(
+    root: PathLike, reading: Reading, class_names: Sequence[str] | None
+) -> tuple[Lane, str, tuple[str, ...]]:
+    """The pictures of an .npz file; its labels in ascending order are the classes, and their digits the names."""
+    arrays = read_arrays(root, labels=True)
+    assert arrays.labels is not None, "asked for"
+    values, labels = np.unique_inverse(arrays.labels)
+    found = tuple(str(value) for value in values)
+    if len(found) < 2:
+        raise UsageFault(root, f"all its labels are {found[0]}", "Train without classes by --images")
+    order = _class_order(found, class_names, root)
+    labels = np.array([order.index(name) for name in found], np.int64)[labels]
+    return ArraysLane(arrays, root, reading, labels), _name_of(root), order
+
+
+def _check_stacked(kind: str) -> None:
+    if kind != "images":
+        raise UsageFault(
+            "data.stacked",
+            f"makes new pictures from those of --images, of {kind} it cannot",
+            "Give --images, or set data.stacked=false",
+        )
+
+
+def _stack(lane: Lane, subject: str) -> Lane:
+    if isinstance(lane, ArraysLane) and lane.images.shape[3] != 1:
+        raise UsageFault(subject, "holds no grey pictures, as data.stacked needs", "Set data.stacked=false")
+    if len(lane) < 3:
+        raise UsageFault(subject, f"{len(lane)} pictures make no stack of three", "Add pictures")
+    return StackedLane(lane)
 
 
 def class_folders(root: PathLike, notes: list[str] | None = None) -> list[Path]:

@@ -31,6 +31,7 @@ from img2img.devices import choose_device, fastest_memory_format
 from img2img.draws import Draws
 from img2img.errors import Fault, ImageFault, UsageFault
 from img2img.inference.memory import OutOfMemory, activation_bytes, available_bytes, is_out_of_memory
+from img2img.networks.layers import draw_latents
 from img2img.shipped import find_model
 
 Scale = Literal["auto", "trained", "native"] | float
@@ -340,7 +341,7 @@ class Model:
         generator = self._networks["generator"]
         for first in range(0, count, _SAMPLES_AT_ONCE):
             numbers = torch.arange(first, first + _SAMPLES_AT_ONCE)
-            noise = Draws(seed, "sample/z", numbers.to(self.device)).normal(int(getattr(generator, "latent_dim")))  # noqa: B009
+            noise = draw_latents(generator, Draws(seed, "sample/z", numbers.to(self.device)))
             classes = torch.tensor(labels)[numbers % len(labels)] if labels else None
             with torch.inference_mode(), self._autocast():
                 images = generator(noise, None if classes is None else classes.to(self.device)).float().cpu()
@@ -371,8 +372,12 @@ class Model:
 
     def _require_task(self, task: Literal["translate", "sample"]) -> None:
         if self.info.task != task:
-            is_for = {"translate": "translates pictures", "sample": "makes new pictures"}[self.info.task]
-            raise UsageFault(self.path, f"this model {is_for}", f"Use img2img {self.info.task}")
+            is_for, mend = {
+                "translate": ("translates pictures", "Use img2img translate"),
+                "sample": ("makes new pictures", "Use img2img sample"),
+                "points": ("makes points of a toy world, not pictures", "See them in its run's report.html"),
+            }[self.info.task]
+            raise UsageFault(self.path, f"this model {is_for}", mend)
 
     def _describe(self, direction: str) -> str:
         names = [self.info.domains.get(domain, domain) for domain in (direction[0], direction[-1])]
@@ -414,8 +419,12 @@ def _check_usable(path: str | os.PathLike[str], info: ModelInfo, networks: Mappi
         )
     else:
         generator = networks.get("generator")
-        num_classes = getattr(generator, "num_classes", None)
-        sound = hasattr(generator, "latent_dim") and num_classes == len(info.classes)
+        sound = (
+            hasattr(generator, "latent_dim")
+            and getattr(generator, "num_classes", None) == len(info.classes)
+            and getattr(generator, "out_channels", None) == info.channels.get("image")
+            and (info.task == "points" or getattr(generator, "members", 1) == 1)
+        )
     if not sound:
         raise UsageFault(path, "its description does not fit its networks", "Use the version of img2img that wrote it")
 

@@ -6,6 +6,7 @@ never knows which method it drives.
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,18 +20,22 @@ from img2img.config import Config, OptimConfig
 from img2img.data.batches import Batch
 from img2img.draws import Draws
 from img2img.networks.layers import mixes_samples
-from img2img.penalties import Penalty, View
+from img2img.penalties import Penalty, Verdict, View
 from img2img.training.distributed import World
 from img2img.training.ema import Ema, ema_decay
 from img2img.training.image_pool import ImagePool
+from img2img.training.monitors import largest_of
 from img2img.training.precision import Precision
 from img2img.training.schedules import lazy_correction, learning_rate_factor
-from img2img.translators.base import Outputs, Translator, Verdict
+from img2img.training.unrolled import unroll, with_weights
+from img2img.translators.base import Outputs, Translator
 
 # training has diverged after ten skipped steps in a row, or 5 % of the last thousand
 _SKIPS_IN_A_ROW = 10
 _SKIPS_IN_WINDOW = 50
 _WINDOW = 1000
+# share of the run after which the generator learns from train.top_k of its samples only
+_TOP_K_RAMP = 0.5
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,22 @@ class EngineSettings:
     ema_kimg: float
     ema_rampup: float
     image_pool: int = 0
+    unroll: int = 0
+    top_k: float = 1.0
 
     @classmethod
     def of(cls, config: Config) -> EngineSettings:
         train = config.train
-        return cls(train.batch, train.kimg, config.optim, train.ema_kimg, train.ema_rampup, train.image_pool)
+        return cls(
+            train.batch,
+            train.kimg,
+            config.optim,
+            train.ema_kimg,
+            train.ema_rampup,
+            train.image_pool,
+            train.unroll,
+            train.top_k,
+        )
 
 
 class Player:
@@ -70,6 +86,8 @@ class Player:
         self.optimizer: torch.optim.Optimizer
         if optim.name == "rmsprop":
             self.optimizer = torch.optim.RMSprop(self._walked, lr=self.base_rate)
+        elif optim.name == "sgd":
+            self.optimizer = torch.optim.SGD(self._walked, lr=self.base_rate)
         else:
             betas = (optim.betas[0] ** correction, optim.betas[1] ** correction)
             fused = self.parameters[0].device.type in ("cpu", "cuda")
@@ -100,6 +118,11 @@ class Player:
             self.optimizer.state_dict(),
             lambda moment, order: moment.permute([order.index(i) for i in range(len(order))]),
         )
+
+    def moments(self) -> dict[int, dict[str, Tensor]]:
+        """The optimiser's state of each parameter, by the parameter's place, in its shape."""
+        state: dict[int, dict[str, Tensor]] = self.state_dict()["state"]
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.optimizer.load_state_dict(
@@ -136,38 +159,88 @@ class Step:
         self.player = player
         self.batch = batch
         self.outputs = outputs
-        self.views = engine.translator.views(batch, outputs)
-        if player == "discriminator":
-            self.views = [engine.recall(replace(view, fake=view.fake.detach()), batch) for view in self.views]
+        self.members = engine.translator.shape.members
+        self.progress = engine.progress
+        self.looks_ahead = False
+        self.judged: list[Verdict] = []
+        self.views = self._see(outputs)
 
-    def draws(self, stream: str) -> Draws:
-        return self.batch.draws(stream)
+    def _see(self, outputs: Outputs) -> list[View]:
+        """What the discriminators see of these outputs, without a graph to them in the discriminators' own step."""
+        views = self.engine.translator.views(self.batch, outputs)
+        if self.player == "discriminator" and outputs is self.outputs:
+            views = [self.engine.recall(replace(view, fake=view.fake.detach()), self.batch) for view in views]
+        for penalty in self.engine.penalties.values():
+            views = [penalty.perturb(view, self) for view in views]
+        return views
+
+    def draws(self, stream: str, count: int) -> Draws:
+        numbers = self.batch.numbers
+        return Draws(self.batch.seed, stream, numbers[:: len(numbers) // count])
+
+    def networks(self, player: str) -> dict[str, nn.Module]:
+        return self.engine.players[player].networks
 
     def parameters(self, player: str) -> list[nn.Parameter]:
         return self.engine.players[player].parameters
 
+    def latents_and_images(self) -> tuple[Tensor, Tensor]:
+        return self.engine.translator.latents_and_images(self.batch)
+
+    def running_mean(self, name: str, values: Tensor, decay: float) -> Tensor:
+        new = values.detach().unflatten(0, (self.members, -1)).mean(1)
+        mean = self.engine.remember(name, new, decay) if not self.looks_ahead else self.engine.variables.get(name, new)
+        return mean.repeat_interleave(len(values) // self.members)
+
+    def verdicts(self) -> list[Verdict]:
+        if not self.judged:
+            self.judged = [self.engine.judge(view, with_real=True) for view in self.views]
+        return self.judged
+
     def discriminator_terms(self) -> dict[str, Tensor]:
-        verdicts = [self.engine.judge(view, with_real=True) for view in self.views]
-        for verdict in verdicts:
-            assert verdict.real is not None, "asked for above"
-            self.engine.monitors.add(
-                {f"{verdict.name}_on_real": verdict.real.mean(), f"{verdict.name}_on_fake": verdict.fake.mean()}
-            )
+        verdicts = self.verdicts()
+        if self.player == "discriminator" and not self.looks_ahead:
+            self.engine.watch(verdicts)
         return self.engine.translator.discriminator_terms(self.batch, self.outputs, verdicts)
 
     def generator_terms(self) -> dict[str, Tensor]:
-        translator = self.engine.translator
-        outputs = self.outputs if self.player == "generator" else self.engine.generate(self.batch, for_generator=True)
-        with self.engine.precision.context():
-            views = translator.views(self.batch, outputs)
-            verdicts = [self.engine.judge(view, translator.objective.generator_sees_real) for view in views]
+        engine, translator = self.engine, self.engine.translator
+        outputs, views = self.outputs, self.views
+        if self.player == "discriminator":
+            outputs = engine.generate(self.batch, for_generator=True)
+            views = self._see(outputs)
+        if engine.settings.unroll:
+            views = self._unrolled(views)
+        with_features = translator.matches_features or translator.objective.generator_sees_features
+        with_real = translator.objective.generator_sees_real or translator.matches_features
+        with engine.precision.context():
+            verdicts = [engine.judge(view, with_real, with_features) for view in views]
+            for verdict in verdicts:
+                verdict.kept = engine.kept_share
             return translator.generator_terms(self.batch, outputs, verdicts)
 
+    def _unrolled(self, views: list[View]) -> list[View]:
+        """The views, judged by the discriminators as they would be after some more steps on this batch."""
+        player = self.engine.players["discriminator"]
+
+        def see_through(weights: list[Tensor]) -> list[View]:
+            ahead = with_weights(player.networks, weights)
+            return [replace(view, discriminator=ahead[view.name]) for view in views]
+
+        def loss_of(weights: list[Tensor]) -> Tensor:
+            step = copy.copy(self)
+            step.player, step.looks_ahead, step.judged, step.views = "discriminator", True, [], see_through(weights)
+            return self.members * torch.stack(list(step.main_terms().values())).sum()
+
+        count = self.engine.settings.unroll
+        return see_through(unroll(player.parameters, player.optimizer, player.moments(), loss_of, count))
+
     def discriminator_loss(self) -> Tensor:
-        return torch.stack(list(self.discriminator_terms().values())).sum()
+        self.judged = []
+        return self.members * torch.stack(list(self.discriminator_terms().values())).sum()
 
     def generator_loss(self) -> Tensor:
-        return torch.stack(list(self.generator_terms().values())).sum()
+        return self.members * torch.stack(list(self.generator_terms().values())).sum()
 
     def main_terms(self) -> dict[str, Tensor]:
         """The translator's terms for this player and those penalties that are evaluated in every step."""
@@ -176,6 +249,11 @@ class Step:
             if penalty.every == 1:
                 terms |= self.penalty_terms(name, penalty)
         return terms
+
+    def lazy_terms(self, name: str, penalty: Penalty) -> dict[str, Tensor]:
+        """A penalty's terms in a step of its own, for which nothing has been judged yet."""
+        self.judged = []
+        return self.penalty_terms(name, penalty)
 
     def penalty_terms(self, name: str, penalty: Penalty) -> dict[str, Tensor]:
         """The penalty's weighted terms in full precision, `every` times as heavy where it is lazy."""
@@ -190,6 +268,7 @@ class Engine:
         step: generator steps so far; images_seen = step · batch.
         players: "generator" and "discriminator".
         ema: the averaged generators.
+        variables: what objectives and penalties keep from step to step, by name, (members,) each.
         terms, monitors: means of loss terms and of what is only watched, since the log last asked.
     """
 
@@ -221,6 +300,7 @@ class Engine:
         }
         self.ema = Ema(self.players["generator"].networks, shared=settings.ema_kimg == 0)
         self.pools: dict[str, ImagePool] = {}
+        self.variables: dict[str, Tensor] = {}
         self.terms = Tally()
         self.monitors = Tally()
         self.skipped_steps: deque[int] = deque(maxlen=_SKIPS_IN_WINDOW)
@@ -238,7 +318,17 @@ class Engine:
         return self.skips_in_a_row >= _SKIPS_IN_A_ROW or crowded
 
     def penalties_of(self, player: str) -> dict[str, Penalty]:
-        return {name: penalty for name, penalty in self.penalties.items() if penalty.player == player}
+        return {name: penalty for name, penalty in self.penalties.items() if player in penalty.players}
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done."""
+        return min(1.0, self.images_seen / (self.settings.kimg * 1000))
+
+    @property
+    def kept_share(self) -> float:
+        """Share of its samples that the generator learns from: 1 at first, then falling to train.top_k."""
+        return 1.0 - (1.0 - self.settings.top_k) * min(1.0, self.progress / _TOP_K_RAMP)
 
     # --- one iteration ------------------------------------------------------------------------------------------------
 
@@ -278,48 +368,136 @@ class Engine:
         """The view with its fakes exchanged through the image pool, where there is one."""
         if self.settings.image_pool == 0:
             return view
-        pool = self.pools.setdefault(view.name, ImagePool(self.settings.image_pool))
-        conditions = () if view.fake_condition is None else (view.fake_condition,)
-        everyone = tuple(self.world.gather(tensor) for tensor in (view.fake, *conditions))
-        numbers = self.world.gather(batch.numbers)
-        exchanged = pool.exchange(everyone, Draws(batch.seed, f"pool/{view.name}", numbers))
-        mine = self.world.slice(len(numbers))
-        fake, *kept = (tensor[mine] for tensor in exchanged)
-        return replace(view, fake=fake, fake_condition=kept[0] if kept else None)
+        # a packed view has fewer rows than the batch
+        numbers = batch.numbers[:: len(batch.numbers) // len(view.fake)]
+        rows = (numbers, view.fake) if view.fake_condition is None else (numbers, view.fake, view.fake_condition)
+        parts = []
+        for member, own in enumerate(zip(*(tensor.chunk(self.translator.shape.members) for tensor in rows))):
+            numbers, *everyone = (self.world.gather(tensor) for tensor in own)
+            pool = self.pools.setdefault(f"{view.name}/{member}", ImagePool(self.settings.image_pool))
+            exchanged = pool.exchange(tuple(everyone), Draws(batch.seed, f"pool/{view.name}", numbers))
+            mine = self.world.slice(len(numbers))
+            parts.append([tensor[mine] for tensor in exchanged])
+        fake, *condition = (torch.cat(rows) for rows in zip(*parts))
+        return replace(view, fake=fake, fake_condition=condition[0] if condition else None)
 
-    def judge(self, view: View, with_real: bool) -> Verdict:
+    def judge(self, view: View, with_real: bool, with_features: bool = False) -> Verdict:
         """Run a view's discriminator, on real and fake as one batch where no layer mixes samples.
 
         The logits come in full precision.
         """
-        discriminator = view.discriminator
-        real: Tensor | None = None
+
+        def ask(images: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
+            said = (
+                view.discriminator(images, condition, with_features=True)
+                if with_features
+                else (view.discriminator(images, condition),)
+            )
+            return tuple(part.to(self.precision.dtype) for part in said)
+
         with self.precision.context():
+            real: tuple[Tensor, ...] = ()
             if not with_real:
-                fake = discriminator(view.fake, view.fake_condition)
-            elif mixes_samples(discriminator):
-                real = discriminator(view.real, view.real_condition)
-                fake = discriminator(view.fake, view.fake_condition)
+                fake = ask(view.fake, view.fake_condition)
+            elif mixes_samples(view.discriminator):
+                real, fake = ask(view.real, view.real_condition), ask(view.fake, view.fake_condition)
             else:
-                both = [view.real_condition, view.fake_condition]
-                condition = torch.cat([part for part in both if part is not None]) if None not in both else None
-                logits = discriminator(torch.cat([view.real, view.fake]), condition)
-                real, fake = logits.split([len(view.real), len(view.fake)])
-        fake = fake.to(self.precision.dtype)
-        real = None if real is None else real.to(self.precision.dtype)
-        return Verdict(view.name, real, fake)
+                conditions = (view.real_condition, view.fake_condition)
+                condition = None if None in conditions else self._join(*conditions)
+                both = [self._split(part, len(view.real)) for part in ask(self._join(view.real, view.fake), condition)]
+                real, fake = zip(*both)
+        return Verdict(
+            view.name,
+            real=real[0] if with_real else None,
+            fake=fake[0],
+            real_features=real[1] if with_real and with_features else None,
+            fake_features=fake[1] if with_features else None,
+            control=self._control(view.name),
+        )
+
+    def _join(self, *parts: Tensor | None) -> Tensor:
+        """Rows of several tensors as one batch, each member's together."""
+        members = self.translator.shape.members
+        tensors = [part for part in parts if part is not None]
+        if members == 1:
+            return torch.cat(tensors)
+        return torch.cat([tensor.unflatten(0, (members, -1)) for tensor in tensors], dim=1).flatten(0, 1)
+
+    def _split(self, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """What _join joined, `count` rows first."""
+        members = self.translator.shape.members
+        if members == 1:
+            first, second = rows.tensor_split([count])
+            return first, second
+        grouped = rows.unflatten(0, (members, -1))
+        first, second = grouped.tensor_split([count // members], dim=1)
+        return first.flatten(0, 1), second.flatten(0, 1)
+
+    def _control(self, view_name: str) -> Tensor | None:
+        """The objective's control variable for one discriminator, (members,)."""
+        start = self.translator.objective.start_of_control
+        if start is None:
+            return None
+        members = self.translator.shape.members
+        fresh = torch.full((members,), start, device=self.precision.device, dtype=self.precision.dtype)
+        return self.variables.setdefault(f"control/{view_name}", fresh)
+
+    def remember(self, name: str, new: Tensor, decay: float) -> Tensor:
+        """The running mean `name` with `new` (members,) in it; values that are not finite are passed over."""
+        new = self.world.average(new.clone())
+        old = self.variables.get(name, new)
+        self.variables[name] = torch.where(torch.isfinite(new), old.lerp(new, 1 - decay), old)
+        return self.variables[name]
+
+    def watch(self, verdicts: Sequence[Verdict]) -> None:
+        """Note what discriminators say of real and generated images."""
+        objective = self.translator.objective
+        for verdict in verdicts:
+            assert verdict.real is not None, "a discriminator's own step is about real images too"
+            values = {f"{verdict.name}_on_real": verdict.real.mean(), f"{verdict.name}_on_fake": verdict.fake.mean()}
+            if objective.judges_by == "logit":
+                values[f"{verdict.name}_sign_on_real"] = verdict.real.sign().mean()
+                values[f"{verdict.name}_sign_on_fake"] = verdict.fake.sign().mean()
+            if verdict.control is not None:
+                values[f"{verdict.name}_control"] = verdict.control.mean()
+            for key, value in objective.watch(verdict.real, verdict.fake).items():
+                values[f"{verdict.name}_{key}"] = value
+            self.monitors.add(values)
+
+    def watch_weights(self) -> None:
+        """Note the largest singular value among each network's weights."""
+        for player in self.players.values():
+            for name, network in player.networks.items():
+                self.monitors.add({f"{name}_spectral_norm": largest_of(network)})
 
     def _discriminator_step(self, batches: Sequence[Batch], outputs: Sequence[Outputs], number: int) -> None:
         steps = [Step(self, "discriminator", batch, made) for batch, made in zip(batches, outputs)]
-        self._update("discriminator", steps, len(steps), Step.main_terms)
+        if self._update("discriminator", steps, len(steps), Step.main_terms):
+            self._move_controls(steps)
         self._lazy_updates("discriminator", steps, number)
         for penalty in self.penalties_of("discriminator").values():
             for network in self.players["discriminator"].networks.values():
                 penalty.constrain(network)
 
+    @torch.no_grad()
+    def _move_controls(self, steps: Sequence[Step]) -> None:
+        """The objective's control variables after a step on these judgements, the mean over micro-batches and ranks."""
+        if self.translator.objective.start_of_control is None:
+            return
+        for verdicts in zip(*(step.judged for step in steps)):
+            moved = [
+                self.translator.for_each_member(
+                    self.translator.objective.next_control, verdict.control, verdict.real, verdict.fake
+                )
+                for verdict in verdicts
+            ]
+            self.variables[f"control/{verdicts[0].name}"] = self.world.average(torch.stack(moved).mean(0))
+
     def _generator_step(self, batches: Sequence[Batch], shared: Sequence[Outputs]) -> bool:
         """Returns whether the weights were updated."""
-        self.players["discriminator"].require_gradients(False)
+        # nothing flows to D's weights but where the generators' loss asks how D would move
+        needed = self.settings.unroll > 0 or any(penalty.needs_both_losses for penalty in self.penalties.values())
+        self.players["discriminator"].require_gradients(needed)
         # without shared outputs each micro-batch is generated when its turn comes: one graph at a time
         made = iter(shared) if shared else (self.generate(batch, for_generator=True) for batch in batches)
         steps = (Step(self, "generator", batch, outputs) for batch, outputs in zip(batches, made))
@@ -334,7 +512,7 @@ class Engine:
         """An optimiser step of its own for each lazy penalty that is due in the player's step `number`."""
         for name, penalty in self.penalties_of(player).items():
             if penalty.every > 1 and number % penalty.every == 0:
-                self._update(player, steps, len(steps), partial(Step.penalty_terms, name=name, penalty=penalty))
+                self._update(player, steps, len(steps), partial(Step.lazy_terms, name=name, penalty=penalty))
 
     def _update(
         self, name: str, steps: Iterable[Step], count: int, terms_of: Callable[[Step], dict[str, Tensor]]
@@ -345,7 +523,9 @@ class Engine:
         for step in steps:
             terms = terms_of(step)
             if terms:
-                (torch.stack(list(terms.values())).sum() / count).backward()
+                # terms are means over members: each member's gradient is as large as if it were alone
+                loss = torch.stack(list(terms.values())).sum() * (self.translator.shape.members / count)
+                loss.backward(inputs=player.parameters)
             self.terms.add(terms)
         self.world.average_gradients(player.parameters)
         gradients = [parameter.grad for parameter in player.parameters if parameter.grad is not None]
@@ -378,6 +558,7 @@ class Engine:
                 "step": self.step,
                 "optimizers": {name: player.state_dict() for name, player in self.players.items()},
                 "pools": {name: pool.state_dict() for name, pool in self.pools.items()},
+                "variables": dict(self.variables),
                 "skipped_steps": list(self.skipped_steps),
                 "skips_in_a_row": self.skips_in_a_row,
             },
@@ -394,6 +575,7 @@ class Engine:
         for name, pool in engine["pools"].items():
             self.pools[name] = ImagePool(self.settings.image_pool)
             self.pools[name].load_state_dict(pool, self.precision.device)
+        self.variables = {name: value.to(self.precision.device) for name, value in engine["variables"].items()}
         self.skipped_steps.extend(engine["skipped_steps"])
         self.skips_in_a_row = engine["skips_in_a_row"]
 

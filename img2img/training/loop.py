@@ -207,6 +207,7 @@ class _Run:
         seconds = now - since[0]
         self.seconds += seconds
         terms = self.engine.terms.take(self.world)
+        self.engine.watch_weights()
         monitors = self.engine.monitors.take(self.world)
         if self.folder is not None:
             self.folder.append_log(
@@ -263,7 +264,7 @@ class _Run:
             domains=dict(prepared.source.names),
             channels=dict(prepared.source.channels),
             classes=tuple(prepared.source.classes),
-            resolution=self.config.data.resolution,
+            resolution=translator.shape.resolution,
             fit=self.config.data.fit,
             recipe=self.config.recipe.name,
             images_seen=self.engine.images_seen,

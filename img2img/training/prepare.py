@@ -18,6 +18,7 @@ from img2img.config import AugmentConfig, Config, DataPaths
 from img2img.data.batches import Batch, Loader
 from img2img.data.sources import Source, open_configured
 from img2img.data.threads import worker_count
+from img2img.data.worlds import PointLoader, PointSource, find_world
 from img2img.devices import choose_device
 from img2img.errors import Fault, Faults, UsageFault
 from img2img.shipped import find_model
@@ -30,15 +31,32 @@ _log = logging.getLogger("img2img.training")
 
 _PREVIEW_IMAGES = 8  # columns of a sample grid of translations or classes
 _PREVIEW_SAMPLES = 64  # pictures of a grid without rows
+_PREVIEW_POINTS = 1000  # points of a picture of them
 _SECONDS_BETWEEN_COUNTS = 10.0
 _STARTED = time.monotonic()
 
 
 def check(config: Config, data: DataPaths, more: Iterable[Fault] = ()) -> None:
     """Raise Faults with all that is wrong with a configuration and its folders, and with `more`."""
-    faults = [*translators.check(config), *data.faults(), *more]
+    faults = [*translators.check(config), *(data.faults() or _unfit_data(config, data)), *more]
     if faults:
         raise Faults(faults)
+
+
+def _unfit_data(config: Config, data: DataPaths) -> list[Fault]:
+    """What is wrong where a method is given data of another kind than it learns from."""
+    kind = translators.TRANSLATORS.get(config.translator)
+    if kind is None or data.kind == kind.source:
+        return []
+    wanted = {
+        "images": "--images DIR",
+        "classes": "--classes DIR",
+        "pairs": "--pairs DIR or --pairs A B",
+        "unpaired": "--a DIR --b DIR",
+        "points": "--world NAME",
+    }
+    problem = f"{config.translator} learns from {kind.source}, not from {data.kind}"
+    return [UsageFault("data", problem, f"Give {wanted[kind.source]}")]
 
 
 def choose_hardware(config: Config, device: str, world: World) -> Precision:
@@ -49,11 +67,12 @@ def choose_hardware(config: Config, device: str, world: World) -> Precision:
         torch.set_num_threads(config.train.threads)
     elif target.type == "cpu":
         _remark_on_busy_cores()
-    share = config.train.accumulate * world.size
+    share = config.train.accumulate * config.train.packing * world.size
     if config.train.batch % share:
+        parts = "accumulation x processes" if config.train.packing == 1 else "accumulation x packing x processes"
         raise UsageFault(
             "train.batch",
-            f"{config.train.batch} does not divide by accumulation x processes = {share}",
+            f"{config.train.batch} does not divide by {parts} = {share}",
             f"Use a multiple of {share}",
         )
     return precision
@@ -79,8 +98,8 @@ def _remark_on_busy_cores() -> None:
 @dataclass
 class Prepared:
     config: Config
-    source: Source
-    loader: Loader
+    source: Source | PointSource
+    loader: Loader | PointLoader
     engine: Engine
     specs: dict[str, NetworkSpec]
     preview: Batch
@@ -90,11 +109,11 @@ class Prepared:
 
 def prepare(config: Config, data: DataPaths, precision: Precision, world: World, init: Path | None) -> Prepared:
     """Open the data, build networks from the seed, and put both into an engine."""
-    kind = translators.TRANSLATORS[config.translator]
     init = None if init is None else find_model(init)
     known_classes = read_info(init).classes if init is not None else ()
-    source = _open_data(config, data, kind, known_classes)
-    shape = DataShape(config.data.resolution, source.channels, source.classes)
+    source = _open_data(config, data, known_classes)
+    resolution = (1, 1) if isinstance(source, PointSource) else config.data.resolution
+    shape = DataShape(resolution, source.channels, source.classes, members=source.members)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         translator, specs = translators.build(config, shape)
@@ -103,11 +122,13 @@ def prepare(config: Config, data: DataPaths, precision: Precision, world: World,
     penalties = translators.make_penalties(config)
     if world.is_first:
         left_out = [f"left out: {fault}" for fault in source.bad]
-        for line in (*left_out, *source.notes, *translators.warnings(translator, penalties)):
+        for line in (*left_out, *source.notes, *translators.warnings(config, translator, penalties)):
             _log.warning(line)
     engine = Engine(translator, penalties, EngineSettings.of(config), precision, world)
 
-    def make_loader(augment: AugmentConfig | None) -> Loader:
+    def make_loader(augment: AugmentConfig | None) -> Loader | PointLoader:
+        if isinstance(source, PointSource):
+            return PointLoader(source, seed=config.train.seed, device=precision.device, dtype=precision.dtype)
         return Loader(
             source,
             seed=config.train.seed,
@@ -118,39 +139,30 @@ def prepare(config: Config, data: DataPaths, precision: Precision, world: World,
             workers=worker_count(config.data.workers),
         )
 
-    count = _PREVIEW_SAMPLES if source.kind == "images" else _PREVIEW_IMAGES
+    count = {"images": _PREVIEW_SAMPLES, "points": _PREVIEW_POINTS}.get(source.kind, _PREVIEW_IMAGES)
     with make_loader(None) as loader:
         preview = loader.batch(np.arange(count))
     return Prepared(config, source, make_loader(config.augment), engine, specs, preview, world, precision)
 
 
-def _open_data(config: Config, data: DataPaths, kind: type[Translator], known_classes: tuple[str, ...]) -> Source:
-    source = open_configured(
+def _open_data(config: Config, data: DataPaths, known_classes: tuple[str, ...]) -> Source | PointSource:
+    if data.worlds:
+        return PointSource([find_world(name) for name in data.worlds])
+    return open_configured(
         config,
         data,
         direction=config.data.direction,
         class_names=known_classes or None,
         progress=_tell_every(_SECONDS_BETWEEN_COUNTS),
     )
-    if source.kind != kind.source:
-        wanted = {
-            "images": "--images DIR",
-            "classes": "--classes DIR",
-            "pairs": "--pairs DIR or --pairs A B",
-            "unpaired": "--a DIR --b DIR",
-        }
-        raise UsageFault(
-            "data",
-            f"{config.translator} learns from {kind.source}, not from {source.kind}",
-            f"Give {wanted[kind.source]}",
-        )
-    return source
 
 
 def _differences(found: NetworkSpec | None, wanted: NetworkSpec) -> str:
     """What distinguishes a model's network from the one a run builds; empty where nothing does."""
     if found is None or found.name != wanted.name:
         return f"its generator is {found.name if found else 'another method'}, this run's {wanted.name}"
+    if found.copies != wanted.copies:
+        return f"it has train.generators = {found.copies}, this run {wanted.copies}"
     keys = sorted({*found.arguments, *wanted.arguments})
     return ", ".join(
         f"its {key} is {found.arguments.get(key)}, this run's {wanted.arguments.get(key)}"

@@ -32,6 +32,22 @@ _SOURCE_OPTIONS = {
     "classes": "--classes FOLDER",
     "pairs": "--pairs FOLDER",
     "unpaired": "--a FOLDER --b FOLDER",
+    "points": "--world NAME",
+}
+
+# how a monitor's name ends -> its chart; the longest ending counts
+_MONITORS = {
+    " on real": "Discriminator outputs",
+    " on fake": "Discriminator outputs",
+    " logit": "Discriminator outputs",
+    " sign on real": "Signs of the discriminator outputs",
+    " sign on fake": "Signs of the discriminator outputs",
+    " critic distance": "The critic's distance",
+    " convergence": "Convergence measure",
+    " control": "Control variable",
+    " gradient norm": "Gradient norms",
+    " spectral norm": "Largest singular values",
+    "": "Monitors",
 }
 
 
@@ -203,9 +219,6 @@ def _curves(records: Sequence[Mapping[str, Any]]) -> str:
     # a discriminator's own objective bears its name, and a penalty's term that of the discriminator it is about
     discriminator = [series for series in terms if "discriminator" in series.name]
     generator = [series for series in terms if series not in discriminator]
-    logits = [series for series in monitors if series.name.endswith((" on real", " on fake", " logit"))]
-    norms = [series for series in monitors if "norm" in series.name]
-    others = [series for series in monitors if series not in logits and series not in norms]
     rates = [
         series
         for key, name in (("learning_rate", "learning rate"), ("discriminator_learning_rate", "discriminator"))
@@ -216,9 +229,7 @@ def _curves(records: Sequence[Mapping[str, Any]]) -> str:
     charts = [
         line_chart(generator, title="Generator terms"),
         line_chart(discriminator, title="Discriminator terms"),
-        line_chart(logits, title="Discriminator logits"),
-        line_chart(norms, title="Gradient norms"),
-        line_chart(others, title="Monitors"),
+        *(line_chart(group, title=title) for title, group in _by_chart(monitors).items()),
         line_chart(rates, title="Learning rate", smooth=False, from_zero=True),
         line_chart(speed, title="Speed", unit="images per second", from_zero=True),
         line_chart(waiting, title="Waiting for data", unit="% of the time", from_zero=True),
@@ -232,20 +243,30 @@ def _curves(records: Sequence[Mapping[str, Any]]) -> str:
     return f'{note}<div class="charts">\n{"".join(charts)}</div>\n'
 
 
+def _by_chart(monitors: Iterable[Series]) -> dict[str, list[Series]]:
+    """Title of a chart -> its curves, in the order of _MONITORS."""
+    groups: dict[str, list[Series]] = {title: [] for title in _MONITORS.values()}
+    for series in monitors:
+        ending = max((ending for ending in _MONITORS if series.name.endswith(ending)), key=len)
+        groups[_MONITORS[ending]].append(series)
+    return groups
+
+
 def _commands(run_dir: Path, config: Mapping[str, Any]) -> str:
     translator = TRANSLATORS.get(str(config.get("translator")))
     if translator is None:
         return ""
     model = shlex.quote(str(run_dir / "model.safetensors"))
-    if translator.task == "sample":
-        use = ("Make new pictures with the model:", f"img2img sample {model}")
-    else:
-        use = ("Translate a folder of pictures with the model:", f"img2img translate {model} SOURCE TARGET")
+    uses = {
+        "sample": ("Make new pictures with the model:", f"img2img sample {model}"),
+        "translate": ("Translate a folder of pictures with the model:", f"img2img translate {model} SOURCE TARGET"),
+        "points": ("See what the model is:", f"img2img models info {model}"),
+    }
     planned = _value(config.get("train", {}).get("kimg"))
     longer = f" --set train.kimg={2 * planned:g}" if math.isfinite(planned) else ""
     resume = f"img2img train {_SOURCE_OPTIONS[translator.source]} --out {shlex.quote(str(run_dir))} --resume"
     go_on = ("Train on from the last saved state, here to twice the length:", resume + longer)
-    return "".join(f'<p class="note">{escape(what)}</p>{command(how)}' for what, how in (use, go_on))
+    return "".join(f'<p class="note">{escape(what)}</p>{command(how)}' for what, how in (uses[translator.task], go_on))
 
 
 def _settings(config: Mapping[str, Any]) -> str:

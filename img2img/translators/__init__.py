@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,12 +17,14 @@ from img2img.config import Config
 from img2img.errors import Fault, UsageFault
 from img2img.losses import ADVERSARIAL, Objective
 from img2img.networks import DISCRIMINATORS, GENERATORS
-from img2img.networks.layers import mixes_samples
+from img2img.networks.layers import what_mixes_samples
+from img2img.networks.mixture import GeneratorMixture
 from img2img.penalties import PENALTIES, Penalty
 from img2img.translators.base import DataShape, NetworkPlan, Translator
 from img2img.translators.conditional import Conditional
 from img2img.translators.cyclegan import CycleGAN
 from img2img.translators.pix2pix import Pix2Pix
+from img2img.translators.points import Points
 from img2img.translators.unconditional import Unconditional
 
 TRANSLATORS: dict[str, type[Translator]] = {
@@ -30,6 +32,7 @@ TRANSLATORS: dict[str, type[Translator]] = {
     "conditional": Conditional,
     "pix2pix": Pix2Pix,
     "cyclegan": CycleGAN,
+    "points": Points,
 }
 _REGISTRIES: dict[str, dict[str, type[nn.Module]]] = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}
 
@@ -41,33 +44,122 @@ def check(config: Config) -> list[Fault]:
         return faults
     translator = TRANSLATORS[config.translator]
     faults += _check_weights(config, translator)
-    faults += _check_choice(
-        "loss.adversarial", config.loss.adversarial.name, config.loss.adversarial.arguments, ADVERSARIAL
-    )
+    objective, constants = config.loss.adversarial.name, config.loss.adversarial.arguments
+    faults += _check_choice("loss.adversarial", objective, constants, ADVERSARIAL)
     for name, arguments in config.loss.penalties.items():
         faults += _check_choice(f"loss.penalties.{name}", name, arguments, PENALTIES)
     example = DataShape(
         config.data.resolution,
         {"image": config.data.channels, "a": config.data.channels, "b": config.data.channels},
         ("first", "second") if translator.source == "classes" else (),
+        packing=config.train.packing,
     )
     plans = translator.plan(example)
     for role, table in (("generator", config.generator), ("discriminator", config.discriminator)):
         plan = next(plan for plan in plans.values() if plan.role == role)
         faults += _check_network(role, table.name, table.arguments, plan)
+    # what cannot work together is told once what each of it is called is right
+    faults = faults or [*_misfits(config, translator)]
     # both networks may refuse the same resolution
     return list({str(fault): fault for fault in faults}.values())
 
 
-def warnings(translator: Translator, penalties: Mapping[str, Penalty]) -> list[str]:
+def _misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
+    """Choices that are each right and cannot work together: why, and what to use."""
+    name = config.loss.adversarial.name
+    objective = ADVERSARIAL[name]
+    penalties = {key: PENALTIES[key] for key in config.loss.penalties}
+    train = config.train
+    judges_by = getattr(DISCRIMINATORS[config.discriminator.name], "judges_by", "logit")
+    by_energy = sorted(key for key, network in DISCRIMINATORS.items() if getattr(network, "judges_by", "") == "energy")
+    if objective.judges_by == "energy" and not translator.from_noise:
+        yield UsageFault(
+            "loss.adversarial",
+            f"{name} wants an autoencoder as discriminator, and {config.translator}'s judges patches",
+            "Use one of nonsaturating, hinge, lsgan, wgan, relativistic, relativistic_average",
+        )
+    elif objective.judges_by == "energy" and judges_by == "logit":
+        yield UsageFault(
+            "discriminator.name",
+            f"{name} needs an autoencoder's reconstruction error, {config.discriminator.name} gives a logit",
+            f"Use discriminator.name={' or '.join(by_energy)}, or another objective",
+        )
+    elif objective.judges_by == "logit" and judges_by == "energy":
+        yield UsageFault(
+            "loss.adversarial",
+            f"{name} needs a logit, {config.discriminator.name} gives an autoencoder's reconstruction error",
+            "Use loss.adversarial=ebgan or began, or another discriminator.name",
+        )
+    for key, penalty in penalties.items():
+        if penalty.wants_unit_slope and objective.judges_by == "energy":
+            yield UsageFault(
+                f"loss.penalties.{key}",
+                f"pulls the slope to one, which a critic has; {name}'s reconstruction error is flat at the data",
+                "Use r1, r2 or zero_centered_gp",
+            )
+        if penalty.moves_pictures and translator.source == "points":
+            yield UsageFault(f"loss.penalties.{key}", "moves pictures, and points are none", "Remove it")
+        if penalty.needs_latents and not translator.from_noise:
+            yield UsageFault(
+                f"loss.penalties.{key}", f"is about latents, and {config.translator} has none", "Remove it"
+            )
+        if penalty.players == ("generator",) and getattr(GENERATORS[config.generator.name], "is_constant", False):
+            yield UsageFault(
+                f"loss.penalties.{key}",
+                f"is about what a generator makes of its latents, {config.generator.name} makes nothing of them",
+                "Remove it, or use generator.name=mlp",
+            )
+        if penalty.needs_both_losses and train.accumulate > 1:
+            yield UsageFault(
+                f"loss.penalties.{key}",
+                f"squares the whole batch's gradient, train.accumulate = {train.accumulate} has only parts of it",
+                "Set train.accumulate=1",
+            )
+        if penalty.needs_both_losses and train.unroll:
+            yield UsageFault(
+                f"loss.penalties.{key}",
+                "and train.unroll both differentiate through the other player's gradient",
+                "Set train.unroll=0, or remove it",
+            )
+    against_collapse = {"unroll": train.unroll > 0, "packing": train.packing > 1, "generators": train.generators > 1}
+    for key, wanted in against_collapse.items():
+        if wanted and not translator.from_noise:
+            default = getattr(type(train)(), key)
+            yield UsageFault(
+                f"train.{key}",
+                f"is for generators that start from noise, {config.translator} starts from pictures",
+                f"Set train.{key}={default}",
+            )
+    if train.packing > 1 and translator.source == "classes":
+        yield UsageFault(
+            "train.packing",
+            "shows samples of several classes as one, of which the discriminator is told one class",
+            "Set train.packing=1; discriminator.minibatch_std=true serves the same end",
+        )
+
+
+def warnings(config: Config, translator: Translator, penalties: Mapping[str, Penalty]) -> list[str]:
     """Combinations that run but that their papers advise against."""
-    mixing = [name for name, network in translator.networks_of("discriminator").items() if mixes_samples(network)]
-    return [
+    networks = translator.networks_of("discriminator").values()
+    mixing = list(dict.fromkeys(key for network in networks for key in what_mixes_samples(network)))
+    with_values = " and ".join(f"discriminator.{key}={'batch' if key == 'norm' else 'true'}" for key in mixing)
+    without = ", ".join(f"discriminator.{key}={'none' if key == 'norm' else 'false'}" for key in mixing)
+    found = [
         f"loss.penalties.{name}: derived for a discriminator that judges each image by itself, "
-        f"but {mixing[0]} lets a batch mix. Set discriminator.norm=instance or none, discriminator.minibatch_std=false"
+        f"but {with_values} lets it see the batch. Set {without}"
         for name, penalty in penalties.items()
-        if penalty.assumes_independent_samples and mixing
+        if penalty.assumes_independent_samples and penalty.weight > 0 and mixing
     ]
+    bounded = config.discriminator.arguments.get("spectral_norm") or any(
+        penalty.bounds_slope and penalty.weight > 0 for penalty in penalties.values()
+    )
+    if translator.objective.critic and not bounded:
+        name = config.loss.adversarial.name
+        found.append(
+            f"loss.adversarial: nothing keeps {name}'s critic from growing steep, and its loss then means nothing. "
+            "Add loss.penalties=gradient_penalty or weight_clip, or discriminator.spectral_norm=true"
+        )
+    return found
 
 
 def build(config: Config, shape: DataShape) -> tuple[Translator, dict[str, NetworkSpec]]:
@@ -79,13 +171,17 @@ def build(config: Config, shape: DataShape) -> tuple[Translator, dict[str, Netwo
         UsageFault: a network refuses its arguments, for example a resolution it cannot make.
     """
     kind = TRANSLATORS[config.translator]
+    shape = dataclasses.replace(shape, packing=config.train.packing)
     specs, networks = {}, {}
     for name, plan in kind.plan(shape).items():
         table = config.generator if plan.role == "generator" else config.discriminator
         network = _REGISTRIES[plan.role][table.name]
-        specs[name] = NetworkSpec(table.name, {**_accepted(network, plan.arguments), **table.arguments})
-        networks[name] = _construct(network, plan.role, specs[name].arguments)
+        copies = config.train.generators if plan.role == "generator" else 1
+        specs[name] = NetworkSpec(table.name, {**_accepted(network, plan.arguments), **table.arguments}, copies)
+        networks[name] = _construct_copies(network, plan.role, specs[name])
     weights = {key: float(getattr(config.loss, key)) for key in kind.loss_weights}
+    if config.loss.feature_matching is not None:
+        weights["feature_matching"] = config.loss.feature_matching
     translator = kind(shape, networks, make_objective(config), config.loss.adversarial.weight, weights)
     return translator, specs
 
@@ -99,6 +195,12 @@ def make_penalties(config: Config) -> dict[str, Penalty]:
     """The penalties of a checked configuration, by name."""
     kinds: Mapping[str, Callable[..., Penalty]] = PENALTIES
     return {name: kinds[name](**arguments) for name, arguments in config.loss.penalties.items()}
+
+
+def _construct_copies(network: type[nn.Module], role: str, spec: NetworkSpec) -> nn.Module:
+    if spec.copies == 1:
+        return _construct(network, role, spec.arguments)
+    return GeneratorMixture([_construct(network, role, spec.arguments) for _ in range(spec.copies)])
 
 
 def _construct(network: type[nn.Module], role: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -147,17 +249,31 @@ def _check_choice(subject: str, name: str, arguments: Mapping[str, Any], known: 
         return faults
     fields = {field.name: field for field in dataclasses.fields(known[name])}
     for key, value in arguments.items():
-        if key not in fields:
-            faults.append(UsageFault(f"{subject}.{key}", f"{name} has no such constant", _suggestion(key, fields)))
+        if key in fields:
+            mend = _unfit_constant(fields[key], value)
+            faults += [UsageFault(f"{subject}.{key}", f"got {value!r}", mend)] if mend else []
             continue
-        whole = isinstance(fields[key].default, int)
-        expected = "a whole number" if whole else "a number"
-        minimum = fields[key].metadata.get("minimum", -math.inf)
-        fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        if not fits or not math.isfinite(value) or value < minimum:
-            bound = f" of at least {minimum:g}" if math.isfinite(minimum) else ""
-            faults.append(UsageFault(f"{subject}.{key}", f"got {value!r}", f"Give {expected}{bound}"))
+        having = sorted(other for other, kind in known.items() if key in {f.name for f in dataclasses.fields(kind)})
+        mend = f"It belongs to {', '.join(having)}" if having else _suggestion(key, fields)
+        faults.append(UsageFault(f"{subject}.{key}", f"{name} has no such constant", mend))
     return faults
+
+
+def _unfit_constant(field: dataclasses.Field[Any], value: object) -> str:
+    """What to give instead of `value`; empty where it fits."""
+    choices = field.metadata.get("choices")
+    if choices:
+        return "" if value in choices else f"Use one of {', '.join(choices)}"
+    if isinstance(field.default, bool):
+        return "" if isinstance(value, bool) else "Use true or false"
+    whole = isinstance(field.default, int)
+    minimum, maximum = field.metadata.get("minimum", -math.inf), field.metadata.get("maximum", math.inf)
+    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if number and math.isfinite(value) and minimum <= value <= maximum:  # type: ignore[arg-type]
+        return ""
+    least = f" of at least {minimum:g}" if math.isfinite(minimum) else ""
+    most = f" and at most {maximum:g}" if math.isfinite(maximum) else ""
+    return f"Give {'a whole number' if whole else 'a number'}{least}{most}"
 
 
 def _check_network(role: str, name: str, arguments: Mapping[str, Any], plan: NetworkPlan) -> list[Fault]:

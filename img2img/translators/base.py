@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from img2img.data.batches import Batch
-from img2img.losses import Objective
+from img2img.losses import Objective, feature_matching, most_realistic, per_sample
 from img2img.networks.layers import mixes_samples
-from img2img.penalties import View
+from img2img.penalties import Verdict, View
 
 Outputs = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class DataShape:
-    """What the data decide about the networks.
+    """What the networks are built for.
 
     Attributes:
         resolution: (height, width) of training images.
-        channels: domain ("image", or "a" and "b") -> 1, 3 or 4.
+        channels: domain ("image", or "a" and "b") -> 1, 3 or 4; of points their coordinates.
         classes: class names in the order of the labels; empty without classes.
+        members: independent games trained side by side, with stacked weights; 1 but for toy worlds.
+        packing: samples that a discriminator judges together (PacGAN).
     """
 
     resolution: tuple[int, int]
     channels: Mapping[str, int]
     classes: tuple[str, ...] = ()
+    members: int = 1
+    packing: int = 1
 
 
 @dataclass(frozen=True)
@@ -46,36 +51,29 @@ class NetworkPlan:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class Verdict:
-    """What a discriminator said of one view: logits (N,) or (N, 1, h, w); `real` is None where nobody asked."""
-
-    name: str
-    real: Tensor | None
-    fake: Tensor
-
-
 class Translator(nn.Module, ABC):
     """A method: networks and losses, without optimisers, precision or devices, which the engine owns.
 
     Attributes:
-        source: the kind of data it learns from: "images", "classes", "pairs" or "unpaired".
-        task: what its model does, "translate" or "sample".
+        source: the kind of data it learns from: "images", "classes", "pairs", "unpaired" or "points".
+        task: what its model does, "translate", "sample" or "points".
         directions: "a2b", "b2a" -> the network that does it.
-        loss_weights: the `loss.*` keys it uses, each a weight.
+        loss_weights: the `loss.*` keys it needs, each a weight.
+        from_noise: its generator makes samples out of noise alone; what is done against mode collapse applies.
 
     Args:
         shape: the data it is built for.
         networks: one network per name in `plan`.
         objective: the adversarial objective.
         adversarial_weight: multiplies the generators' adversarial terms.
-        weights: one weight per name in `loss_weights`.
+        weights: one weight per name in `loss_weights`, and "feature_matching" where it is wanted.
     """
 
     source: ClassVar[str]
     task: ClassVar[str]
     directions: ClassVar[dict[str, str]] = {}
     loss_weights: ClassVar[tuple[str, ...]] = ()
+    from_noise: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -116,20 +114,50 @@ class Translator(nn.Module, ABC):
         terms = {}
         for verdict in verdicts:
             assert verdict.real is not None, "a discriminator judges real images in its own step"
-            terms[verdict.name] = self.objective.discriminator(verdict.real, verdict.fake).mean()
+            losses = self._judge_by(self.objective.discriminator, verdict.real, verdict.fake, verdict.control)
+            terms[verdict.name] = losses.mean()
         return terms
 
     def generator_terms(self, batch: Batch, outputs: Outputs, verdicts: list[Verdict]) -> dict[str, Tensor]:
         """Named, weighted scalars whose sum the generators minimise."""
-        return {
-            verdict.name.replace("discriminator", "generator"): self.adversarial_weight
-            * self.objective.generator(verdict.fake, verdict.real).mean()
-            for verdict in verdicts
-        }
+        terms = {}
+        for verdict in verdicts:
+            name = verdict.name.replace("discriminator", "generator")
+            losses = self._judge_by(self.objective.generator, verdict.fake, verdict.real, verdict.fake_features)
+            if verdict.kept < 1:
+                scores = per_sample(verdict.fake) * (-1 if self.objective.judges_by == "energy" else 1)
+                losses = self.for_each_member(partial(most_realistic, share=verdict.kept), losses, scores)
+            terms[name] = self.adversarial_weight * losses.mean()
+            if self.matches_features:
+                distances = self.for_each_member(feature_matching, verdict.real_features, verdict.fake_features)
+                terms[f"{name}/feature_matching"] = self.weights["feature_matching"] * distances.mean()
+        return terms
+
+    @property
+    def matches_features(self) -> bool:
+        """The generators' terms compare D's features of real and generated images."""
+        return self.weights.get("feature_matching", 0.0) > 0
+
+    def _judge_by(self, half: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
+        """One half of the objective; members apart where a sample's loss depends on others."""
+        return self.for_each_member(half, *tensors) if self.objective.sees_batch else half(*tensors)
+
+    def for_each_member(self, function: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
+        """`function` of each member's rows by themselves: tensors (members · N, ...) or None -> (members · K, ...)."""
+        members = self.shape.members
+        if members == 1:
+            return function(*tensors)
+        rows = [None if tensor is None else tensor.unflatten(0, (members, -1)) for tensor in tensors]
+        in_dims = tuple(None if tensor is None else 0 for tensor in tensors)
+        return torch.vmap(function, in_dims)(*rows).flatten(0, 1)
 
     @abstractmethod
     def preview(self, batch: Batch, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """Named rows of images (N, C, H, W) for the sample grid, made by the given (averaged) generators."""
+
+    def latents_and_images(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Latents (N, L) that require gradients, and the images generated from them; of methods that have latents."""
+        raise AssertionError(f"{type(self).__name__} has no latents: check() refuses what would ask for them")
 
     def deploy(self) -> tuple[str, ...]:
         """The names of the networks that inference needs; the engine takes their averaged weights."""

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from img2img.data.batches import Batch
+from img2img.networks.layers import draw_latents
 from img2img.penalties import View
 from img2img.translators.base import DataShape, NetworkPlan, Outputs, Translator
 
@@ -21,10 +22,11 @@ class NoiseGenerator(Protocol):
 
 
 class Unconditional(Translator):
-    """One generator of images from Gaussian noise against one discriminator."""
+    """One generator of images from noise against one discriminator."""
 
     source = "images"
     task = "sample"
+    from_noise = True
     generator: NoiseGenerator
     discriminator: nn.Module
 
@@ -39,23 +41,39 @@ class Unconditional(Translator):
             ),
             "discriminator": NetworkPlan(
                 "discriminator",
-                {"resolution": shape.resolution, "in_channels": channels, "num_classes": num_classes},
+                {
+                    "resolution": shape.resolution,
+                    "in_channels": channels * shape.packing,
+                    "num_classes": num_classes,
+                },
             ),
         }
 
     def generate(self, batch: Batch, *, for_generator: bool) -> Outputs:
-        noise = batch.draws("z").normal(self.generator.latent_dim).to(batch["image"].dtype)
-        return {"fake": self.generator(noise, batch.labels)}
+        return {"fake": self.generator(self._latents(batch, "z"), batch.labels)}
 
     def views(self, batch: Batch, outputs: Outputs) -> list[View]:
-        return [View("discriminator", self.discriminator, batch["image"], outputs["fake"], batch.labels, batch.labels)]
+        real, fake = self._pack(batch["image"]), self._pack(outputs["fake"])
+        return [View("discriminator", self.discriminator, real, fake, batch.labels, batch.labels)]
+
+    def latents_and_images(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        latents = self._latents(batch, "path_length/z").requires_grad_()
+        return latents, self.generator(latents, batch.labels)
+
+    def _latents(self, batch: Batch, stream: str) -> Tensor:
+        return draw_latents(self.generator, batch.draws(stream)).to(batch["image"].dtype)
+
+    def _pack(self, images: Tensor) -> Tensor:
+        """Samples that follow each other as one with all their channels (PacGAN: Lin et al. 2017, arXiv:1712.04086)."""
+        packing = self.shape.packing
+        return images if packing == 1 else images.unflatten(0, (-1, packing)).flatten(1, 2)
 
     def preview(self, batch: Batch, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         return {"samples": networks["generator"](self.preview_noise(batch), None)}
 
     def preview_noise(self, batch: Batch) -> Tensor:
         """(N, latent_dim): the same for the same batch throughout the run."""
-        return batch.draws("preview/z").normal(self.generator.latent_dim).to(batch["image"].dtype)
+        return self._latents(batch, "preview/z")
 
     def deploy(self) -> tuple[str, ...]:
         return ("generator",)

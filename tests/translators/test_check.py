@@ -38,7 +38,7 @@ def test_every_recipe_is_right_and_builds(name: str) -> None:
         (
             "dcgan",
             ["loss.penalties=r3"],
-            "loss.penalties.r3: 'r3' is unknown. Known: gradient_penalty, r1, r2, weight_clip",
+            "loss.penalties.r3: 'r3' is unknown. Known: consensus, consistency, dragan, drift, gradient_penalty, ",
         ),
         (
             "dcgan",
@@ -55,7 +55,11 @@ def test_every_recipe_is_right_and_builds(name: str) -> None:
         ("cyclegan", ["loss.cycle=none"], "loss.cycle: cyclegan needs this weight"),
         ("dcgan", ["loss.l1=100"], "loss.l1: unconditional has no such term (its weights: none). Set loss.l1=none"),
         ("dcgan", ["generator.name=dcgna"], "generator.name: 'dcgna' is unknown. Did you mean dcgan?"),
-        ("dcgan", ["generator.name=unet"], "generator.name: network unet does not fit this method. Fitting: dcgan"),
+        (
+            "dcgan",
+            ["generator.name=unet"],
+            "generator.name: network unet does not fit this method. Fitting: constant, dcgan, mlp",
+        ),
         (
             "pix2pix",
             ["generator.name=dcgan"],
@@ -69,7 +73,7 @@ def test_every_recipe_is_right_and_builds(name: str) -> None:
         (
             "cgan",
             ["discriminator.name=patch"],
-            "discriminator.name: network patch does not fit this method. Fitting: dcgan",
+            "discriminator.name: network patch does not fit this method. Fitting: autoencoder, dcgan, mlp",
         ),
         ("dcgan", ["generator.widht=32"], "generator.widht: network dcgan has no such argument. Did you mean width?"),
         ("dcgan", ["generator.width=-1"], "generator.width: -1 is out of range"),
@@ -94,13 +98,144 @@ def test_an_unknown_method_is_refused_with_the_nearest() -> None:
     ]
 
 
-def test_a_gradient_penalty_with_batch_norm_is_a_warning() -> None:
-    config = resolve("dcgan", None, ["loss.penalties=gradient_penalty", "discriminator.norm=batch"])
+def warnings(recipe: str, *sets: str) -> list[str]:
+    config = resolve(recipe, None, sets)
     assert translators.check(config) == []
-    translator, _ = translators.build(config, DataShape((64, 64), {"image": 3}))
-    (line,) = translators.warnings(translator, translators.make_penalties(config))
-    assert line.startswith("loss.penalties.gradient_penalty: ")
-    assert "discriminator.norm" in line
+    translator, _ = translators.build(config, DataShape(config.data.resolution, {"image": 3}))
+    return translators.warnings(config, translator, translators.make_penalties(config))
+
+
+@pytest.mark.parametrize("penalty", ["gradient_penalty", "zero_centered_gp", "dragan"])
+@pytest.mark.parametrize(
+    ("network", "setting", "mend"),
+    [
+        ("dcgan", "norm=batch", "norm=none"),
+        ("dcgan", "minibatch_std=true", "minibatch_std=false"),
+        ("mlp", "norm=batch", "norm=none"),
+        ("mlp", "minibatch_discrimination=true", "minibatch_discrimination=false"),
+        ("mlp", "minibatch_std=true", "minibatch_std=false"),
+    ],
+)
+def test_a_penalty_of_each_image_where_the_batch_mixes_is_a_warning(
+    penalty: str, network: str, setting: str, mend: str
+) -> None:
+    judge = (f"discriminator.name={network}", "discriminator.norm=none")
+    assert warnings("dcgan", *judge, f"loss.penalties={penalty}") == []
+    (line,) = warnings("dcgan", *judge, f"loss.penalties={penalty}", f"discriminator.{setting}")
+    assert line == (
+        f"loss.penalties.{penalty}: derived for a discriminator that judges each image by itself, "
+        f"but discriminator.{setting} lets it see the batch. Set discriminator.{mend}"
+    )
+
+
+@pytest.mark.parametrize("bound", ["loss.penalties=gradient_penalty", "loss.penalties=weight_clip", "spectral norm"])
+def test_a_critic_that_nothing_bounds_is_a_warning(bound: str) -> None:
+    critic = ("loss.adversarial=wgan", "loss.penalties=none", "discriminator.norm=layer")
+    (line,) = warnings("dcgan", *critic)
+    assert line.startswith("loss.adversarial: nothing keeps wgan's critic from growing steep")
+    assert warnings("dcgan", *critic, bound.replace("spectral norm", "discriminator.spectral_norm=true")) == []
+    assert len(warnings("dcgan", *critic, "loss.penalties.gradient_penalty.weight=0")) == 1
+
+
+MISFITS = [
+    (
+        "dcgan",
+        "loss.adversarial=began",
+        "discriminator.name: began needs an autoencoder's reconstruction error, dcgan gives a logit. "
+        "Use discriminator.name=autoencoder or mlp_autoencoder, or another objective",
+    ),
+    (
+        "dcgan",
+        "discriminator.name=autoencoder",
+        "loss.adversarial: nonsaturating needs a logit, autoencoder gives an autoencoder's reconstruction error. "
+        "Use loss.adversarial=ebgan or began, or another discriminator.name",
+    ),
+    (
+        "pix2pix",
+        "loss.adversarial=ebgan",
+        "loss.adversarial: ebgan wants an autoencoder as discriminator, and pix2pix's judges patches. Use one of",
+    ),
+    (
+        "dcgan",
+        "loss.adversarial=began discriminator.name=autoencoder loss.penalties=gradient_penalty",
+        "loss.penalties.gradient_penalty: pulls the slope to one, which a critic has; began's reconstruction error is "
+        "flat at the data. Use r1, r2 or zero_centered_gp",
+    ),
+    ("points", "loss.penalties=consistency", "loss.penalties.consistency: moves pictures, and points are none. Remove"),
+    (
+        "cyclegan",
+        "loss.penalties=path_length",
+        "loss.penalties.path_length: is about latents, and cyclegan has none. Remove it",
+    ),
+    *(
+        (
+            "points",
+            f"generator.name=constant loss.penalties={name}",
+            f"loss.penalties.{name}: is about what a generator makes of its latents, constant makes nothing of them. "
+            "Remove it, or use generator.name=mlp",
+        )
+        for name in ("orthogonal", "path_length")
+    ),
+    (
+        "points",
+        "loss.penalties=consensus train.accumulate=2",
+        "loss.penalties.consensus: squares the whole batch's gradient, train.accumulate = 2 has only parts of it. "
+        "Set train.accumulate=1",
+    ),
+    (
+        "points",
+        "loss.penalties=consensus train.unroll=2",
+        "loss.penalties.consensus: and train.unroll both differentiate through the other player's gradient. "
+        "Set train.unroll=0, or remove it",
+    ),
+    *(
+        (
+            recipe,
+            f"train.{key}={value} train.batch=16",
+            f"train.{key}: is for generators that start from noise, {recipe} starts from pictures. "
+            f"Set train.{key}={plain}",
+        )
+        for recipe in ("pix2pix", "cyclegan")
+        for key, value, plain in (("unroll", 5, 0), ("packing", 2, 1), ("generators", 3, 1))
+    ),
+    (
+        "cgan",
+        "train.packing=2",
+        "train.packing: shows samples of several classes as one, of which the discriminator is told one class. "
+        "Set train.packing=1; discriminator.minibatch_std=true serves the same end",
+    ),
+    (
+        "dcgan",
+        "loss.adversarial=wgan loss.adversarial.real_label=0.9",
+        "loss.adversarial.real_label: wgan has no such constant. It belongs to minimax, nonsaturating",
+    ),
+    ("dcgan", "loss.adversarial.real_label=1.5", "loss.adversarial.real_label: got 1.5. Give a number of at least 0"),
+    (
+        "dcgan",
+        "loss.adversarial=relativistic loss.adversarial.form=square",
+        "loss.adversarial.form: got 'square'. Use one of logistic, ls, hinge",
+    ),
+    ("dcgan", "loss.penalties.dragan.noise=pink", "loss.penalties.dragan.noise: got 'pink'. Use one of gaussian, unif"),
+    ("dcgan", "loss.penalties.r1.weight=-0.1", "loss.penalties.r1.weight: got -0.1. Give a number of at least 0"),
+    ("dcgan", "loss.penalties.lecam.decay=1.5", "loss.penalties.lecam.decay: got 1.5. Give a number of at least 0 and"),
+    ("dcgan", "loss.penalties.consistency.on_fakes=1", "loss.penalties.consistency.on_fakes: got 1. Use true or false"),
+    (
+        "dcgan",
+        "loss.penalties.consistency.shift=-1",
+        "loss.penalties.consistency.shift: got -1. Give a whole number of",
+    ),
+]
+
+
+@pytest.mark.parametrize(("recipe", "sets", "expected"), MISFITS, ids=[f"{one[0]} {one[1]}" for one in MISFITS])
+def test_what_cannot_work_together_is_refused_with_reason_and_mend(recipe: str, sets: str, expected: str) -> None:
+    found = faults(recipe, *sets.split())
+    assert len(found) == 1, found
+    assert found[0].startswith(expected)
+
+
+def test_points_ignore_what_belongs_to_pictures() -> None:
+    assert faults("points", "data.resolution=37,50", "data.channels=4") == []
 
 
 def test_any_rectangle_and_any_channels() -> None:
