@@ -186,6 +186,26 @@ class Relativistic(Objective):
 
 
 @dataclass(frozen=True)
+class RelativisticAverage(Relativistic):
+    """D: −log σ(r − f̄) − log σ(r̄ − f); G: the same with real and fake swapped (RaGAN of Jolicoeur-Martineau 2018).
+
+    The means are over the batch (of one process, or micro-batch) and its patches, and gradients flow through both.
+    arXiv:1807.00734; `form` as in Relativistic (RaSGAN, RaLSGAN, RaHingeGAN).
+    """
+
+    sees_batch: ClassVar[bool] = True
+
+    def discriminator(self, real: Tensor, fake: Tensor, control: Tensor | None = None) -> Tensor:
+        above = _preferred(real - fake.mean(), self.form)
+        below = _preferred(real.mean() - fake, self.form)
+        return per_sample(above) + per_sample(below)
+
+    def generator(self, fake: Tensor, real: Tensor | None = None, features: Tensor | None = None) -> Tensor:
+        assert real is not None, "a relativistic generator needs the real images' logits"
+        return self.discriminator(fake, real)
+
+
+@dataclass(frozen=True)
 class EnergyBased(Objective):
     """D: e(x) + max(0, m − e(G(z))); G: e(G(z)) + weight · pull-away, e an autoencoder's reconstruction error.
 
@@ -261,6 +281,7 @@ ADVERSARIAL: dict[str, type[Objective]] = {
     "lsgan": LeastSquares,
     "wgan": Wasserstein,
     "relativistic": Relativistic,
+    "relativistic_average": RelativisticAverage,
     "ebgan": EnergyBased,
     "began": BoundaryEquilibrium,
 }

@@ -17,6 +17,7 @@ from img2img.losses import (
     NonSaturating,
     Objective,
     Relativistic,
+    RelativisticAverage,
     feature_matching,
     l1,
     most_realistic,
@@ -32,6 +33,8 @@ CLOSED_FORMS = {
     "lsgan": ((0.5, 0.5), (0.5 * 1 + 0.5 * 1, 0.5 * 4)),
     "wgan": ((0.0, 0.0), (-3.0, 1.0)),
     "relativistic": ((LOG_2, LOG_2), (math.log1p(math.exp(-3)), math.log1p(math.exp(3)))),
+    # with equal samples each is its mean, and both halves are the relativistic loss
+    "relativistic_average": ((2 * LOG_2, 2 * LOG_2), (2 * math.log1p(math.exp(-3)), 2 * math.log1p(math.exp(3)))),
     "ebgan": ((1.0, 0.0), (2.0 + 2.0, -1.0)),
     "began": ((0.0, 0.0), (2.0 + 0.4, -1.0)),
 }
@@ -84,7 +87,7 @@ def test_directions_of_energies(name: str) -> None:
     "objective",
     [
         *(kind() for kind in ADVERSARIAL.values()),
-        *(kind(form=form) for kind in (Relativistic,) for form in ("ls", "hinge")),
+        *(kind(form=form) for kind in (Relativistic, RelativisticAverage) for form in ("ls", "hinge")),
         NonSaturating(real_label=0.9, fake_label=0.2),
     ],
     ids=str,
@@ -135,9 +138,26 @@ def test_relativistic_forms(form: str, at_3: float) -> None:
     """Real logits 3 above fake ones; G, for whom they are 3 below, has softplus(3), (−4)² and 4."""
     real, fake = torch.full((2,), 1.0).double(), torch.full((2,), -2.0).double()
     at_minus_3 = {"logistic": math.log1p(math.exp(3)), "ls": 16.0, "hinge": 4.0}[form]
-    objective = Relativistic(form=form)
-    assert objective.discriminator(real, fake).tolist() == pytest.approx([at_3] * 2)
-    assert objective.generator(fake, real).tolist() == pytest.approx([at_minus_3] * 2)
+    for kind, halves in ((Relativistic, 1), (RelativisticAverage, 2)):
+        objective = kind(form=form)
+        assert objective.discriminator(real, fake).tolist() == pytest.approx([halves * at_3] * 2)
+        assert objective.generator(fake, real).tolist() == pytest.approx([halves * at_minus_3] * 2)
+
+
+def test_the_average_is_over_the_batch_and_its_gradient_flows() -> None:
+    """D's loss is the mean of softplus(f̄ − rᵢ) and softplus(fᵢ − r̄), computed here number by number."""
+    real, fake = [0.5, -1.0, 2.0], [0.1, 0.4, -0.7]
+    mean_real, mean_fake = sum(real) / 3, sum(fake) / 3
+    by_hand = [
+        math.log1p(math.exp(mean_fake - r)) + math.log1p(math.exp(f - mean_real)) for r, f in zip(real, fake)
+    ]
+    reals = torch.tensor(real, dtype=torch.float64, requires_grad=True)
+    fakes = torch.tensor(fake, dtype=torch.float64)
+    losses = RelativisticAverage().discriminator(reals, fakes)
+    assert losses.tolist() == pytest.approx(by_hand)
+    # only the second half of the first sample's loss depends on the other reals, through their mean
+    (gradient,) = torch.autograd.grad(losses[0], reals)
+    assert gradient[1].item() == pytest.approx(-torch.sigmoid(fakes[0] - reals.mean()).item() / 3)
 
 
 def test_one_sided_smoothing_moves_the_optimum_to_the_label() -> None:
