@@ -103,6 +103,8 @@ class DCGANGenerator(nn.Module):
         width: channels of the last hidden layer; doubled at each level inwards, at most max_width.
             The paper's network is 128, the widespread PyTorch one 64.
         norm: one of layers.NORMS.
+        spectral_norm: divide every weight by its largest singular value, in G too (Zhang et al. 2018,
+            arXiv:1805.08318).
         conditioning: how the class enters, where there are classes.
             "concat": a learned embedding (label_dim values, N(0, 1) at the start, so that it begins as loud as z) is
             concatenated to z (Mirza & Osindero 2014, arXiv:1411.1784).
@@ -122,12 +124,14 @@ class DCGANGenerator(nn.Module):
         width: int = 64,
         max_width: int = 1024,
         norm: str = "batch",
+        spectral_norm: bool = False,
         conditioning: str = "concat",
         prior: str = "normal",
     ) -> None:
         super().__init__()
         check_common(width, max_width, norm, num_classes)
         check_choice("conditioning", conditioning, GENERATOR_CONDITIONINGS)
+        check_flag("spectral_norm", spectral_norm)
         by_norm = conditioning == "norm" and num_classes > 0
         if by_norm and norm != "batch":
             raise UsageFault("conditioning", f"'norm' needs batch normalisation, norm is {norm!r}", "Use 'concat'")
@@ -165,6 +169,8 @@ class DCGANGenerator(nn.Module):
         layers += [nn.ConvTranspose2d(widths[-1], out_channels, 4, stride=2, padding=1), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
         init_normal(self)
+        if spectral_norm:
+            apply_spectral_norm(self)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         assert (labels is None) == (self.num_classes == 0), "labels are for class-conditional generators"

@@ -90,6 +90,7 @@ class MLPGenerator(nn.Module):
         width: units of each hidden layer.
         layers: hidden layers; with 0, images are an affine map of z.
         norm: "batch" after each hidden layer, over the rows of one member, or "none".
+        spectral_norm: divide every weight by its largest singular value, each member's by its own.
         activation: of hidden layers, "relu", "leaky_relu" (slope 0.2) or "tanh".
         output: "tanh" for pictures, "linear" for points, "sigmoid" for points in the unit cube.
         prior: of z, "normal" or "uniform" in [-1, 1); read by layers.draw_latents.
@@ -107,6 +108,7 @@ class MLPGenerator(nn.Module):
         width: int = 128,
         layers: int = 2,
         norm: str = "none",
+        spectral_norm: bool = False,
         activation: str = "relu",
         output: str = "tanh",
         prior: str = "normal",
@@ -118,6 +120,7 @@ class MLPGenerator(nn.Module):
         check_whole("label_dim", label_dim, 1, 4096)
         check_choice("norm", norm, GENERATOR_NORMS)
         check_choice("output", output, OUTPUTS)
+        check_flag("spectral_norm", spectral_norm)
         check_choice("prior", prior, PRIORS)
         if norm != "none" and layers == 0:
             raise UsageFault("norm", f"{norm!r} follows hidden layers, there are none", "Use 'none'")
@@ -134,6 +137,8 @@ class MLPGenerator(nn.Module):
         inputs = latent_dim + (label_dim if num_classes else 0)
         self.hidden = hidden_layers(members, inputs, width, layers, norm, activation)
         self.last = MemberLinear(members, width if layers else inputs, out_channels * height * width_px)
+        if spectral_norm:
+            apply_spectral_norm(self)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         assert (labels is None) == (self.num_classes == 0), "labels are for class-conditional generators"

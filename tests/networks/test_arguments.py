@@ -33,7 +33,7 @@ from img2img.networks import (
 
 TINY: dict[str, tuple[Callable[[], nn.Module], tuple[Callable[[], Tensor], ...]]] = {
     "dcgan generator": (
-        lambda: DCGANGenerator(resolution=(8, 12), num_classes=2, width=2, latent_dim=3),
+        lambda: DCGANGenerator(resolution=(8, 12), num_classes=2, width=2, latent_dim=3, spectral_norm=True),
         (lambda: torch.randn(2, 3), lambda: torch.tensor([0, 1])),
     ),
     "resnet": (lambda: ResnetGenerator(width=2, blocks=1), (lambda: torch.randn(2, 3, 8, 12),)),
@@ -50,7 +50,14 @@ TINY: dict[str, tuple[Callable[[], nn.Module], tuple[Callable[[], Tensor], ...]]
     ),
     "mlp generator": (
         lambda: MLPGenerator(
-            resolution=(2, 3), num_classes=2, members=2, width=4, latent_dim=3, label_dim=2, norm="batch"
+            resolution=(2, 3),
+            num_classes=2,
+            members=2,
+            width=4,
+            latent_dim=3,
+            label_dim=2,
+            norm="batch",
+            spectral_norm=True,
         ),
         (lambda: torch.randn(6, 3), lambda: torch.tensor([0, 1, 1, 0, 1, 0])),
     ),
@@ -124,6 +131,7 @@ NEED_RESOLUTION = [
                 "out_channels": (0, 10**9),
                 "norm": ("bach", None, 3),
                 "prior": ("gauss", 1),
+                "spectral_norm": (1, None),
             },
             DCGANDiscriminator: {
                 "width": (0, 10**9),
@@ -145,6 +153,7 @@ NEED_RESOLUTION = [
                 "activation": ("gelu", []),
                 "output": ("softmax", 0),
                 "prior": ("gauss", None),
+                "spectral_norm": ("yes",),
             },
             MLPDiscriminator: {
                 "width": (0, 10**9),

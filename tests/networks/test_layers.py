@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from img2img.draws import Draws
+from img2img.networks.dcgan import DCGANGenerator
 from img2img.networks.layers import (
     NORMS,
     ConditionalBatchNorm,
@@ -19,12 +20,14 @@ from img2img.networks.layers import (
     MinibatchStd,
     apply_spectral_norm,
     draw_latents,
+    filter_matrices,
     init_normal,
     make_norm,
     mixes_samples,
     needs_bias,
     reflect_pad,
 )
+from img2img.networks.mlp import MLPGenerator
 
 
 def draws_for(*numbers: int) -> Draws:
@@ -306,3 +309,12 @@ def test_init_normal_draws_the_stated_distributions() -> None:
         assert layer.weight.std().item() == pytest.approx(0.02, abs=0.001)
         assert layer.weight.mean().item() == pytest.approx(mean, abs=0.002)
         assert layer.bias.eq(0).all()
+
+
+@pytest.mark.parametrize("kind", [DCGANGenerator, MLPGenerator])
+def test_a_generator_s_layers_can_be_kept_from_stretching(kind: type[nn.Module]) -> None:
+    network = kind(resolution=(8, 8), out_channels=1, width=4, latent_dim=6, spectral_norm=True)
+    matrices = list(filter_matrices(network))
+    assert len(matrices) >= 3 or kind is DCGANGenerator
+    for matrix in matrices:
+        assert torch.linalg.matrix_norm(matrix.detach(), ord=2).max().item() == pytest.approx(1.0, abs=0.02)
