@@ -148,9 +148,7 @@ def test_the_average_is_over_the_batch_and_its_gradient_flows() -> None:
     """D's loss is the mean of softplus(f̄ − rᵢ) and softplus(fᵢ − r̄), computed here number by number."""
     real, fake = [0.5, -1.0, 2.0], [0.1, 0.4, -0.7]
     mean_real, mean_fake = sum(real) / 3, sum(fake) / 3
-    by_hand = [
-        math.log1p(math.exp(mean_fake - r)) + math.log1p(math.exp(f - mean_real)) for r, f in zip(real, fake)
-    ]
+    by_hand = [math.log1p(math.exp(mean_fake - r)) + math.log1p(math.exp(f - mean_real)) for r, f in zip(real, fake)]
     reals = torch.tensor(real, dtype=torch.float64, requires_grad=True)
     fakes = torch.tensor(fake, dtype=torch.float64)
     losses = RelativisticAverage().discriminator(reals, fakes)

@@ -81,7 +81,9 @@ class FakeGame:
         return [Verdict("discriminator", self._judge(self.views[0].real), self._judge(self.views[0].fake))]
 
     def discriminator_loss(self) -> Tensor:
-        return self._judge(self.players["generator"](self.views[0].fake)).mean() - self._judge(self.views[0].real).mean()
+        return (
+            self._judge(self.players["generator"](self.views[0].fake)).mean() - self._judge(self.views[0].real).mean()
+        )
 
     def generator_loss(self) -> Tensor:
         return -self._judge(self.players["generator"](self.views[0].fake)).mean()

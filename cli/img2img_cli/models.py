@@ -11,7 +11,7 @@ import click
 from img2img_cli.options import json_option, print_json
 
 if TYPE_CHECKING:
-    from img2img.checkpoint import ModelInfo
+    from img2img.checkpoint import ModelInfo, NetworkSpec
 
 
 @click.group("models", short_help="See what a model file holds.")
@@ -135,6 +135,8 @@ def list_models(as_json: bool) -> None:
 
 def _use(info: ModelInfo) -> str:
     """What the model does, in a few words."""
+    if info.task == "points":
+        return f"points of {info.domains.get('image', 'a toy world')}"
     if info.task == "sample":
         return f"new pictures of {len(info.classes)} classes" if info.classes else "new pictures"
     names = (
@@ -144,18 +146,26 @@ def _use(info: ModelInfo) -> str:
     return f"translates {', '.join(names)}"
 
 
+def _described(spec: NetworkSpec) -> str:
+    """A network as it would be called."""
+    copies = f"{spec.copies} × " if spec.copies > 1 else ""
+    return f"{copies}{spec.name}({', '.join(f'{key}={value}' for key, value in sorted(spec.arguments.items()))})"
+
+
 def _rows(info: ModelInfo) -> list[tuple[str, str]]:
     colours = {1: "grey", 3: "RGB", 4: "RGBA"}
-    networks = (
-        f"{name}: {spec.name}({', '.join(f'{key}={value}' for key, value in sorted(spec.arguments.items()))})"
-        for name, spec in sorted(info.networks.items())
-    )
+    networks = (f"{name}: {_described(spec)}" for name, spec in sorted(info.networks.items()))
+    of_points = info.task == "points"
     rows = [
         ("method", info.translator),
         ("use", _use(info)),
         ("classes", ", ".join(info.classes)),
-        ("trained at", f"{info.resolution[0]} × {info.resolution[1]} (height × width), fit {info.fit}"),
-        ("colours", ", ".join(f"{domain}: {colours[count]}" for domain, count in sorted(info.channels.items()))),
+        (
+            "trained at",
+            "" if of_points else f"{info.resolution[0]} × {info.resolution[1]} (height × width), fit {info.fit}",
+        ),
+        ("coordinates", str(info.channels.get("image", "")) if of_points else ""),
+        ("colours", "" if of_points else ", ".join(f"{d}: {colours[n]}" for d, n in sorted(info.channels.items()))),
         ("networks", "; ".join(networks)),
         ("recipe", info.recipe),
         ("images seen", f"{info.images_seen:,}"),

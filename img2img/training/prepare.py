@@ -109,6 +109,9 @@ class Prepared:
 
 def prepare(config: Config, data: DataPaths, precision: Precision, world: World, init: Path | None) -> Prepared:
     """Open the data, build networks from the seed, and put both into an engine."""
+    if world.is_first:
+        for line in translators.warnings(config):
+            _log.warning(line)
     init = None if init is None else find_model(init)
     known_classes = read_info(init).classes if init is not None else ()
     source = _open_data(config, data, known_classes)
@@ -119,12 +122,10 @@ def prepare(config: Config, data: DataPaths, precision: Precision, world: World,
         translator, specs = translators.build(config, shape)
     if init is not None:
         _start_from(translator, specs, init)
-    penalties = translators.make_penalties(config)
     if world.is_first:
-        left_out = [f"left out: {fault}" for fault in source.bad]
-        for line in (*left_out, *source.notes, *translators.warnings(config, translator, penalties)):
+        for line in (*(f"left out: {fault}" for fault in source.bad), *source.notes):
             _log.warning(line)
-    engine = Engine(translator, penalties, EngineSettings.of(config), precision, world)
+    engine = Engine(translator, translators.make_penalties(config), EngineSettings.of(config), precision, world)
 
     def make_loader(augment: AugmentConfig | None) -> Loader | PointLoader:
         if isinstance(source, PointSource):

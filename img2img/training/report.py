@@ -186,7 +186,8 @@ def _status(config: Mapping[str, Any], records: Sequence[Mapping[str, Any]], mod
     seconds = _value(last.get("seconds"))
     pairs = [("images seen", f"{last['images']:,}"), ("training time", _duration(seconds))]
     if seconds > 0:
-        pairs.append(("images per second", f"{last['images'] / seconds:,.3g}"))
+        speed = last["images"] / seconds
+        pairs.append(("images per second", f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"))
     waiting = _waiting_share(records)
     if math.isfinite(waiting):
         pairs.append(("waiting for data", f"{waiting:.1%}".replace("%", " %")))

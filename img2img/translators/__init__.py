@@ -48,13 +48,7 @@ def check(config: Config) -> list[Fault]:
     faults += _check_choice("loss.adversarial", objective, constants, ADVERSARIAL)
     for name, arguments in config.loss.penalties.items():
         faults += _check_choice(f"loss.penalties.{name}", name, arguments, PENALTIES)
-    example = DataShape(
-        config.data.resolution,
-        {"image": config.data.channels, "a": config.data.channels, "b": config.data.channels},
-        ("first", "second") if translator.source == "classes" else (),
-        packing=config.train.packing,
-    )
-    plans = translator.plan(example)
+    plans = translator.plan(_example(config, translator))
     for role, table in (("generator", config.generator), ("discriminator", config.discriminator)):
         plan = next(plan for plan in plans.values() if plan.role == role)
         faults += _check_network(role, table.name, table.arguments, plan)
@@ -62,6 +56,16 @@ def check(config: Config) -> list[Fault]:
     faults = faults or [*_misfits(config, translator)]
     # both networks may refuse the same resolution
     return list({str(fault): fault for fault in faults}.values())
+
+
+def _example(config: Config, translator: type[Translator]) -> DataShape:
+    """Data of some two classes, since how many there are is not known before they are read."""
+    return DataShape(
+        config.data.resolution,
+        {"image": config.data.channels, "a": config.data.channels, "b": config.data.channels},
+        ("first", "second") if translator.source == "classes" else (),
+        packing=config.train.packing,
+    )
 
 
 def _misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
@@ -91,6 +95,12 @@ def _misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
             "Use loss.adversarial=ebgan or began, or another discriminator.name",
         )
     for key, penalty in penalties.items():
+        if penalty.terms is Penalty.terms and config.loss.penalties[key].get("every", 1) != 1:
+            yield UsageFault(
+                f"loss.penalties.{key}.every",
+                f"{key} is no term of a loss, which could be evaluated now and then",
+                "Remove the key",
+            )
         if penalty.wants_unit_slope and objective.judges_by == "energy":
             yield UsageFault(
                 f"loss.penalties.{key}",
@@ -138,8 +148,11 @@ def _misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
         )
 
 
-def warnings(config: Config, translator: Translator, penalties: Mapping[str, Penalty]) -> list[str]:
-    """Combinations that run but that their papers advise against."""
+def warnings(config: Config) -> list[str]:
+    """Combinations of a checked configuration that run but that their papers advise against, before data are read."""
+    with torch.device("meta"):
+        translator, _ = build(config, _example(config, TRANSLATORS[config.translator]))
+    penalties = make_penalties(config)
     networks = translator.networks_of("discriminator").values()
     mixing = list(dict.fromkeys(key for network in networks for key in what_mixes_samples(network)))
     with_values = " and ".join(f"discriminator.{key}={'batch' if key == 'norm' else 'true'}" for key in mixing)

@@ -102,8 +102,7 @@ def test_a_member_is_the_game_alone(sets: tuple[str, ...]) -> None:
     for step in range(6):
         rows = np.arange(step * 24, step * 24 + 24).reshape(config.train.critic_steps, -1)[:, : config.train.batch]
         batches = [
-            [together.loader.batch(part) for part in np.split(numbers, config.train.batch // micro)]
-            for numbers in rows
+            [together.loader.batch(part) for part in np.split(numbers, config.train.batch // micro)] for numbers in rows
         ]
         engine.train_step(batches)
         for member, single in enumerate(singles):

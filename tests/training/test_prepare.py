@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from img2img.config import DataPaths, resolve
+from img2img.errors import Faults, UsageFault
 from img2img.training import prepare
+from img2img.training.distributed import World
+from img2img.training.precision import choose_precision
 
 
 @pytest.mark.parametrize(("load", "own", "told"), [(0.1, 0.0, False), (1.2, 0.0, True), (1.2, 0.9, False)])
@@ -23,3 +28,25 @@ def test_busy_cores_are_remarked_on_but_not_this_process_own_work(
     with caplog.at_level(logging.INFO, logger="img2img.training"):
         prepare._remark_on_busy_cores()
     assert ("train.threads=1" in caplog.text) is told
+
+
+def test_a_warning_comes_before_the_data_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = resolve("dcgan-small", None, ["loss.adversarial=wgan", "discriminator.spectral_norm=false"])
+    precision = choose_precision("float32", torch.device("cpu"))
+    with caplog.at_level(logging.WARNING, logger="img2img.training"), pytest.raises(UsageFault, match="no images"):
+        prepare.prepare(config, DataPaths(images=tmp_path), precision, World(), None)
+    assert "nothing keeps wgan's critic from growing steep" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("recipe", "data", "mend"),
+    [
+        ("dcgan", DataPaths(worlds=("ring",)), "unconditional learns from images, not from points. Give --images DIR"),
+        ("points", DataPaths(images=Path()), "points learns from points, not from images. Give --world NAME"),
+        ("cyclegan", DataPaths(pairs=(Path(),)), "cyclegan learns from unpaired, not from pairs. Give --a DIR --b DIR"),
+    ],
+)
+def test_data_of_another_kind_are_refused_unread(recipe: str, data: DataPaths, mend: str) -> None:
+    with pytest.raises(Faults) as caught:
+        prepare.check(resolve(recipe), data)
+    assert str(caught.value) == f"data: {mend}"

@@ -115,6 +115,40 @@ def test_report_states_the_figures(tmp_path: Path) -> None:
     assert "--resume --set train.kimg=20" in text
 
 
+def test_every_monitor_is_in_its_chart(tmp_path: Path) -> None:
+    """Signs, whose names end like those of outputs, have a chart of their own, and so have the two kinds of norms."""
+    charts = {
+        "Discriminator outputs": ("discriminator on real", "discriminator b on fake"),
+        "Signs of the discriminator outputs": ("discriminator sign on real", "discriminator b sign on fake"),
+        "The critic's distance": ("discriminator critic distance",),
+        "Convergence measure": ("discriminator convergence",),
+        "Control variable": ("discriminator control",),
+        "Gradient norms": ("generator gradient norm", "discriminator gradient norm"),
+        "Largest singular values": ("generator ab spectral norm", "discriminator spectral norm"),
+        "Monitors": ("something else",),
+    }
+    run = make_run(tmp_path / "run")
+    names = [name.replace(" ", "_") for chart in charts.values() for name in chart]
+    lines = [json.dumps({"images": 100 * step, "monitors": dict.fromkeys(names, float(step))}) for step in (1, 2, 3)]
+    (run / "log.jsonl").write_text("\n".join(lines), "utf-8")
+    text = write_report(run).read_text("utf-8")
+    drawn = re.findall(r"<figure.*?</figure>", text[text.index("Curves") :], re.DOTALL)
+    assert len(drawn) == len(charts)
+    for figure, (title, monitors) in zip(drawn, charts.items()):
+        words = Page(figure).text
+        assert title in words
+        assert [name for chart in charts.values() for name in chart if name in words] == list(monitors)
+
+
+def test_points_are_trained_on_with_their_world(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "config.toml").write_text('translator = "points"\n', "utf-8")
+    text = Page(write_report(run).read_text("utf-8")).text
+    assert "img2img train --world NAME --out" in text
+    assert "img2img models info" in text
+    assert "img2img sample" not in text
+
+
 def test_names_are_escaped(tmp_path: Path) -> None:
     evil = '"><img onerror=alert(1) src=x>'
     run = make_run(tmp_path / f"run {evil.replace('/', '')}", rows=("<script>alert(1)</script>", evil))

@@ -101,8 +101,7 @@ def test_an_unknown_method_is_refused_with_the_nearest() -> None:
 def warnings(recipe: str, *sets: str) -> list[str]:
     config = resolve(recipe, None, sets)
     assert translators.check(config) == []
-    translator, _ = translators.build(config, DataShape(config.data.resolution, {"image": 3}))
-    return translators.warnings(config, translator, translators.make_penalties(config))
+    return translators.warnings(config)
 
 
 @pytest.mark.parametrize("penalty", ["gradient_penalty", "zero_centered_gp", "dragan"])
