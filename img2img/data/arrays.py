@@ -100,6 +100,8 @@ def _read_first(
             "Write it by numpy.savez under that name",
         )
     info = archive.getinfo(f"{name}.npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is compressed in a way that numpy does not write")
     with archive.open(info) as stream:
         version = np.lib.format.read_magic(stream)
         if version not in _HEADERS:

@@ -43,6 +43,7 @@ from PIL import Image, ImageCms
 from img2img.checkpoint import ModelInfo, NetworkSpec, write_model
 from img2img.errors import printable
 from img2img.networks import GENERATORS
+from img2img.networks.mixture import GeneratorMixture
 from img2img_cli import main
 
 _SMALL = (
@@ -55,10 +56,15 @@ DCGAN = f"train dcgan-small {_NOISE} --set train.kimg=0.004"
 CGAN = f"train cgan-small {_NOISE} --set train.kimg=0.004"
 PIX2PIX = f"train pix2pix-small {_SMALL} --set generator.depth=3 --set discriminator.layers=1"
 CYCLEGAN = f"train cyclegan-small {_SMALL} --set generator.blocks=1 --set discriminator.layers=1"
+POINTS = (
+    "train points --device cpu --set train.kimg=0.016 --set train.batch=8 "
+    "--set train.generators=1 --set generator.width=4 --set discriminator.width=4"
+)
 PACK = "data pack dcgan-small --set data.resolution=16"
 PACK_PAIRS = "data pack pix2pix-small --set data.resolution=16 --out pack"
 TRANSLATE = "translate --device cpu @translator.safetensors"
 SAMPLE = "sample --device cpu --count 3"
+PARZEN = "bench parzen --device cpu --samples 4 --images"
 
 
 # --- pictures and files ----------------------------------------------------------------------------------------------
@@ -226,6 +232,21 @@ def write_sampler(path: Path, classes: tuple[str, ...]) -> None:
     write_model(path, {"generator": GENERATORS["dcgan"](**_DCGAN)}, info)
 
 
+def write_noise_model(path: Path, task: str, channels: int, copies: int = 1, **arguments: Any) -> None:
+    arguments = {"resolution": (1, 1), "out_channels": channels, "latent_dim": 2, "width": 4, **arguments}
+    generators = [GENERATORS["mlp"](**arguments) for _ in range(copies)]
+    info = ModelInfo(
+        translator="points" if task == "points" else "unconditional",
+        task=task,
+        networks={"generator": NetworkSpec("mlp", arguments, copies)},
+        directions={},
+        domains={"image": "ring"},
+        channels={"image": channels},
+        resolution=(1, 1),
+    )
+    write_model(path, {"generator": generators[0] if copies == 1 else GeneratorMixture(generators)}, info)
+
+
 def split_model(path: Path) -> tuple[dict[str, Any], dict[str, Any], bytes]:
     """Header, description and weights of a model file."""
     content = path.read_bytes()
@@ -332,6 +353,25 @@ LYING_MODELS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "metrics": (lambda d: d.update(metrics={"fid": float("nan")}), "malformed"),
     "task": (lambda d: d.update(task="evil"), "contradicts itself"),
     "format": (lambda d: d.update(format=99), "written in format 99"),
+}
+# of a model that makes single grey pixels from noise
+LYING_SAMPLERS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "channels": (lambda d: d["channels"].update(image=3), "does not fit its networks"),
+    "domains": (lambda d: d.update(channels={"a": 1}), "does not fit its networks"),
+    "classes": (lambda d: d.update(classes=["cat", "dog"]), "does not fit its networks"),
+    "two coordinates": (lambda d: d["channels"].update(image=2), "contradicts itself"),
+    "coordinates": (lambda d: d.update(task="points", channels={"image": 3}), "contradicts itself"),
+    "copies": (lambda d: d["networks"]["generator"].update(copies=64), "is missing"),
+    "no copies": (lambda d: d["networks"]["generator"].update(copies=0), "copies: 0 is out of range"),
+    "many copies": (lambda d: d["networks"]["generator"].update(copies=10**9), "copies: 1000000000 is out of range"),
+    "copies in words": (lambda d: d["networks"]["generator"].update(copies="many"), "malformed"),
+    "members": (_argue(members=2), "has shape"),
+    "many members": (_argue(members=10**9), "members: 1000000000 is out of range"),
+    "huge copies": (
+        lambda d: (_argue(width=8192, layers=16, members=1024)(d), d["networks"]["generator"].update(copies=64)),
+        "is missing",
+    ),
+    "side": (_argue(resolution=[8192, 8192]), "too large for fully connected layers"),
 }
 PAYLOADS: dict[str, Callable[[Path], Any]] = {
     "plain.pth": lambda path: path.write_bytes(pickle.dumps(Payload())),
@@ -449,6 +489,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         (root / "junk" / name).write_bytes(b"x")
     (root / "file").write_text("mine")
     (root / "keys.toml").write_text("[train]\nbatch = 2\n")
+    np.savez(
+        root / "arrays.npz",
+        train_images=pixels(0, 160, 16).reshape(10, 16, 16, 3),
+        test_images=pixels(1, 80, 16).reshape(5, 16, 16, 3),
+    )
+    np.savez(root / "evil.npz", train_images=np.array([Payload()], object))
+    np.savez(root / "grey.npz", images=pixels(0, 16, 16))
     make_broken(root)
     make_models(root)
     world = World(root)
@@ -487,6 +534,11 @@ def make_models(root: Path) -> None:
         make(root / "models" / name, root / "translator.safetensors")
     for name, (describe, _) in LYING_MODELS.items():
         forge(root / "models" / f"lying-{name}", root / "translator.safetensors", describe)
+    write_noise_model(root / "dots.safetensors", "sample", 1)
+    write_noise_model(root / "points.safetensors", "points", 2, copies=2)
+    write_noise_model(root / "models" / "lying-two members", "sample", 1, members=2)
+    for name, (describe, _) in LYING_SAMPLERS.items():
+        forge(root / "models" / f"lying-sampler-{name}", root / "dots.safetensors", describe)
     Payload.marker = str(root / "ran")
     (root / "payloads").mkdir()
     for name, make_payload in PAYLOADS.items():
@@ -525,6 +577,11 @@ class Row:
     says: str
     mend: str = ""
     writes: tuple[str, ...] = ()
+
+
+def settings(text: str) -> str:
+    """Keys and values as options."""
+    return " ".join(f"--set {one}" for one in text.split())
 
 
 # FOLDER and MODEL stand for what the command reads
@@ -604,6 +661,35 @@ ROWS = [
         "data: the pictures changed since step-000000002",
         "Put them back",
     ),
+    # arrays
+    Row(
+        "E1 pickle in arrays",
+        f"{DCGAN} --images @evil.npz --out run",
+        2,
+        "evil.npz: train_images holds object",
+        "Convert",
+    ),
+    Row("E1 pickle in arrays: parzen", f"{PARZEN} @evil.npz @run/model.safetensors", 2, "holds object", "Convert"),
+    Row("C2 no arrays", f"{DCGAN} --images @none.npz --out run", 2, "there is no folder @none.npz", "Check the path"),
+    Row("no test pictures", f"{PARZEN} @grey.npz @run/model.safetensors", 2, "no array called test_images", "savez"),
+    Row("folder: parzen", f"{PARZEN} @flat @run/model.safetensors", 2, "@flat: is no regular file", ".npz"),
+    Row("classes: parzen", f"{PARZEN} @arrays.npz @class-run/model.safetensors", 2, "a model with classes", "without"),
+    Row("translator: parzen", f"{PARZEN} @arrays.npz @translator.safetensors", 2, "translates pictures", "translate"),
+    Row(
+        "A6 file: parzen",
+        f"{PARZEN} @arrays.npz @run/model.safetensors --out @file",
+        2,
+        "@file: is a file",
+        "Choose another",
+    ),
+    Row(
+        "stacked and grey",
+        f"{DCGAN} --images @arrays.npz --out run --set data.stacked=true --set data.channels=1",
+        2,
+        "data.stacked: puts three grey pictures into three channels",
+        "Set data.channels=3",
+    ),
+    Row("stacked colours", f"{DCGAN} --images @arrays.npz --out run --set data.stacked=true", 2, "no grey pictures"),
     # bad files, beside the test of each of them
     Row(
         "C too many bad files",
@@ -699,6 +785,11 @@ ROWS = [
         Row(f"E4 {name}", f"translate --device cpu @models/lying-{name} @flat out", 2, says, "")
         for name, (_, says) in LYING_MODELS.items()
     ),
+    *(
+        Row(f"E4 sampler {name}", f"{SAMPLE} '@models/lying-sampler-{name}' --out out", 2, says, "")
+        for name, (_, says) in LYING_SAMPLERS.items()
+    ),
+    Row("E4 two members", f"{SAMPLE} '@models/lying-two members' --out out", 2, "does not fit its networks", "Use the"),
     Row(
         "E4 class names with paths",
         f"{SAMPLE} @sampler.safetensors --out out",
@@ -711,6 +802,145 @@ ROWS = [
     Row("E4 network", f"{DCGAN} --images @flat --set generator.name=evil", 2, "generator.name: 'evil' is", ""),
     Row("E4 resolution", f"{DCGAN} --images @flat --set data.resolution=100000", 2, "data.resolution: cannot", "Give"),
     Row("E4 batch", f"{DCGAN} --images @flat --set train.batch=1000000000", 2, "train.batch: cannot be", "Give"),
+    # choices that do not go together, refused before the pictures (all of them broken) are read
+    *(
+        Row(f"fit {setting}", f"{recipe} --dry-run {settings(setting)}", 2, says, mend)
+        for recipe, setting, says, mend in (
+            (
+                f"{DCGAN} --images @only-bad",
+                "loss.adversarial=began",
+                "discriminator.name: began needs an autoencoder",
+                "Use",
+            ),
+            (
+                f"{DCGAN} --images @only-bad",
+                "loss.adversarial=wgan loss.adversarial.real_label=0.9",
+                "loss.adversarial.real_label: wgan has no such constant",
+                "It belongs to minimax, nonsaturating",
+            ),
+            (
+                f"{DCGAN} --images @only-bad",
+                "loss.adversarial=relativistic loss.adversarial.form=square",
+                "loss.adversarial.form: got 'square'",
+                "Use one of logistic, ls, hinge",
+            ),
+            (
+                f"{DCGAN} --images @only-bad",
+                "train.unroll=-1",
+                "train.unroll: cannot be -1",
+                "Give an integer, at least 0",
+            ),
+            (f"{DCGAN} --images @only-bad", "train.top_k=0", "train.top_k: cannot be 0", "Give a number, above 0"),
+            (
+                f"{DCGAN} --images @only-bad",
+                "train.packing=3",
+                "train.packing: 3 samples at once do not divide",
+                "Use a",
+            ),
+            (
+                f"{DCGAN} --images @only-bad",
+                "loss.penalties.r1.weight=-1",
+                "loss.penalties.r1.weight: got -1",
+                "at least 0",
+            ),
+            (
+                f"{DCGAN} --images @only-bad",
+                "loss.penalties.r1.weight=nan",
+                "loss.penalties.r1.weight: ",
+                "finite number",
+            ),
+            (
+                f"{DCGAN} --images @only-bad",
+                "loss.penalties.r1.weight=inf",
+                "loss.penalties.r1.weight: ",
+                "finite number",
+            ),
+            (
+                f"{DCGAN} --images @only-bad",
+                "loss.penalties=consensus train.accumulate=2",
+                "loss.penalties.consensus: squares the whole batch's gradient",
+                "Set train.accumulate=1",
+            ),
+            (
+                f"{CGAN} --classes @empty-class",
+                "train.packing=2",
+                "train.packing: shows samples of several",
+                "minibatch_std",
+            ),
+            (f"{PIX2PIX} --pairs @only-bad", "train.unroll=5", "train.unroll: is for generators that start from", "=0"),
+            (
+                f"{PIX2PIX} --pairs @only-bad",
+                "train.packing=2",
+                "train.packing: is for generators that start from",
+                "=1",
+            ),
+            (f"{PIX2PIX} --pairs @only-bad", "train.generators=2", "train.generators: is for generators that", "=1"),
+            (
+                f"{PIX2PIX} --pairs @only-bad",
+                "loss.adversarial=ebgan",
+                "loss.adversarial: ebgan wants an auto",
+                "hinge",
+            ),
+            (
+                f"{POINTS} --world ring",
+                "loss.penalties=consistency",
+                "loss.penalties.consistency: moves pictures",
+                "Rem",
+            ),
+            (
+                f"{POINTS} --world ring",
+                "discriminator.name=mlp_autoencoder",
+                "loss.adversarial: relativistic needs",
+                "beg",
+            ),
+        )
+    ),
+    Row(
+        "fit warning",
+        f"{DCGAN} --images @flat --dry-run --set loss.penalties=gradient_penalty --set discriminator.norm=batch",
+        0,
+        "but discriminator.norm=batch lets it see the batch. Set discriminator.norm=none",
+    ),
+    # toy worlds
+    Row("world unknown", f"{POINTS} --world rong", 2, "--world: 'rong' is unknown", "Did you mean ring?"),
+    Row("world and pictures", f"{POINTS} --world ring --images @only-bad", 2, "exclude each other", "Give"),
+    Row(
+        "world for pictures",
+        f"{DCGAN} --world ring",
+        2,
+        "unconditional learns from images, not from points",
+        "Give --im",
+    ),
+    Row(
+        "pictures for points",
+        f"{POINTS} --images @only-bad",
+        2,
+        "points learns from points, not from images",
+        "Give --w",
+    ),
+    Row("world nothing", POINTS, 2, "data: nothing to learn from is named", "or --world NAME"),
+    Row("world dimensions", f"{POINTS} --world ring --world gaussian", 2, "and one network cannot learn both", "Give"),
+    Row("world", f"{POINTS} --world ring --out out", 0, "trained on 16 images", writes=("out", "out/*")),
+    Row("worlds", f"{POINTS} --world ring --world grid --set data.resolution=50 --dry-run", 0, "Nothing was written"),
+    Row("world speed", "bench speed points --world ring --steps 1 --warm-up 0 --set train.batch=8", 0, "images/s"),
+    Row("points info", "models info @points.safetensors", 0, "points of ring"),
+    Row("points copies", "models info @points.safetensors", 0, "generator: 2 × mlp("),
+    Row("points export", "models export @points.safetensors a.safetensors", 0, "wrote", writes=("a.safetensors",)),
+    Row("points sample", f"{SAMPLE} @points.safetensors", 2, "makes points of a toy world, not pictures", "See them"),
+    Row(
+        "points translate",
+        "translate --device cpu @points.safetensors @flat out",
+        2,
+        "makes points of a toy",
+        "See them",
+    ),
+    Row(
+        "points init",
+        f"{POINTS} --world ring --dry-run --init @points.safetensors",
+        2,
+        "it has train.generators = 2, this run 1",
+        "Set",
+    ),
     # usage
     Row("F4 command", "trian", 2, "there is no command 'trian'", "Did you mean train?"),
     Row("F4 recipe", "recipes show pix2pik", 2, "recipe pix2pik: there is no such recipe", "Did you mean pix2pix"),
@@ -740,6 +970,14 @@ ROWS = [
     Row("F10 picture", f"{TRANSLATE} @flat/00.png 'ä b.jpg'", 0, "translated 1", writes=("ä b.jpg",)),
     Row("F10 sample", f"{SAMPLE} @sampler.safetensors --out 'ä b.png'", 0, "ä b.png", writes=("ä b.png",)),
     Row("F10 bench", f"{BENCH} --images @flat", 0, "images/s"),
+    Row("F10 arrays", f"{DCGAN} --images @arrays.npz --dry-run", 0, "4 images at"),
+    Row(
+        "F10 parzen",
+        f"{PARZEN} @arrays.npz @run/model.safetensors --out 'ä b'",
+        0,
+        "nats, bandwidth",
+        writes=("ä b", "ä b/parzen.json"),
+    ),
     Row(
         "F10 export",
         "models export @sampler.safetensors 'ä b.safetensors'",

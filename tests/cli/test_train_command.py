@@ -141,8 +141,8 @@ def test_a_folder_with_a_recipes_name_is_a_folder(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("words", "messages"),
     [
-        ([], ["RECIPE: is missing", "data: no pictures"]),
-        (["dcgan"], ["data: no pictures to learn from are named"]),
+        ([], ["RECIPE: is missing", "data: nothing to learn from"]),
+        (["dcgan"], ["data: nothing to learn from is named"]),
         (["dcgna", "--images", "photos"], ["recipe dcgna: there is no such recipe. Did you mean dcgan"]),
         (["cyclegan", "--a", "photos"], ["--a: stands without --b"]),
         (["dcgan", "--images", "absent"], ["--images: there is no folder absent"]),
@@ -151,7 +151,7 @@ def test_a_folder_with_a_recipes_name_is_a_folder(tmp_path: Path, monkeypatch: p
         (["--images", "photos", "--resume", "--out", "runs/x"], ["--resume: there is no run in runs/x"]),
         (
             ["dcgan", "--set", "train.bacth=1", "--set", "optim.lr=nan"],
-            ["Did you mean train.batch", "optim.lr: cannot be nan", "no pictures"],
+            ["Did you mean train.batch", "optim.lr: cannot be nan", "nothing to learn from"],
         ),
     ],
 )
