@@ -10,7 +10,6 @@ import concurrent.futures
 import difflib
 import logging
 import multiprocessing
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from img2img.metrics.modes import ModeCoverage, mode_coverage
 from img2img.networks.layers import draw_latents
 from img2img.penalties import PENALTIES
 from img2img.training import train
+from img2img.training.report import read_log
 from img2img.translators import check
 
 RECIPE = "points"
@@ -128,6 +128,7 @@ class Score:
 
     Attributes:
         coverage: one for each seed; empty where training diverged.
+        seconds: that the training of all the cell's games took.
         note: why there is nothing.
     """
 
@@ -281,12 +282,11 @@ def _check_worlds(worlds: Sequence[str]) -> None:
 def run_cell(cell: Cell, config: Config, worlds: Sequence[str], seeds: int, folder: Path) -> list[Score]:
     """Train one cell into `folder` (or take it up there) and judge every member by SAMPLES points."""
     members = [world for world in worlds for _ in range(seeds)]
-    began = time.process_time()
     try:
         train(config, DataPaths(worlds=tuple(members)), folder, resume=True, device="cpu")
     except Diverged as diverged:
         return [Score(cell, world, note=diverged.problem) for world in worlds]
-    seconds = time.process_time() - began
+    seconds = read_log(folder / "log.jsonl")[-1]["seconds"]
     points = sample_members(folder / "model.safetensors", len(members), SAMPLES, config.train.seed)
     scores = {world: Score(cell, world, seconds=seconds) for world in worlds}
     for name, samples in zip(members, points):

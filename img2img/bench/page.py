@@ -19,6 +19,10 @@ from img2img.data.pictures import write_gif
 from img2img.training.page import escape, film, page, section
 from img2img.training.report import read_snapshots
 
+_PICTURE_BYTES = 9_000_000  # of all films of a page
+_FRAMES = 5  # of each film
+_WIDTH = 720  # pixels of an animation
+
 Table = tuple[str, list[str], list[list[str]]]
 """Heading, column names and rows of cells."""
 
@@ -67,7 +71,7 @@ def _plain(score: Score) -> dict[str, Any]:
         **{key: value for key, value in dataclasses.asdict(score.cell).items() if value},
         "world": score.world,
         "seeds": [dataclasses.asdict(coverage) for coverage in score.coverage],
-        "cpu_seconds": round(score.seconds, 1),
+        "seconds": round(score.seconds, 1),
         **({"note": score.note} if score.note else {}),
     }
 
@@ -84,7 +88,7 @@ def _score_table(scores: Sequence[Score]) -> tuple[list[str], list[list[str]]]:
     for world in worlds:
         modes = next((score.coverage[0].num_modes for score in scores if score.world == world and score.coverage), 0)
         columns += [f"{world}: modes of {modes}", "within 3 σ", "reverse KL"]
-    columns.append("CPU s")
+    columns.append("seconds")
     by_cell: dict[str, dict[str, Score]] = {}
     for score in scores:
         by_cell.setdefault(score.cell.name, {})[score.world] = score
@@ -170,11 +174,6 @@ def _html(tables: Iterable[Table], facts: Mapping[str, Any], folders: Mapping[st
         ]
         body += section(name.replace("_", " · "), film(frames, []))
     return page("Modes found", body)
-
-
-_PICTURE_BYTES = 9_000_000  # of all films of a page
-_FRAMES = 5  # of each film
-_WIDTH = 720  # pixels of an animation
 
 
 def _frames(folder: Path) -> list[np.ndarray]:
