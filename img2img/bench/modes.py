@@ -35,7 +35,7 @@ SAMPLES = 2500
 """Points that a member is judged by, as in PacGAN's tables."""
 
 TABLE_KIMG = 640.0
-QUICK_KIMG = 96.0
+QUICK_KIMG = 64.0
 
 _SPECTRAL = "spectral_norm"
 _AUTOENCODER = (
