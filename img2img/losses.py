@@ -209,7 +209,7 @@ class RelativisticAverage(Relativistic):
 class EnergyBased(Objective):
     """D: e(x) + max(0, m − e(G(z))); G: e(G(z)) + weight · pull-away, e an autoencoder's reconstruction error.
 
-    Zhao et al. 2016, arXiv:1609.03126, sections 2.1 to 2.4.
+    Zhao et al. 2016, arXiv:1609.03126.
 
     Attributes:
         margin: m; what reconstruction errors of fakes are pushed up to. It depends on the data and on how the
@@ -234,7 +234,7 @@ class EnergyBased(Objective):
 
 
 def pull_away(codes: Tensor) -> Tensor:
-    """Mean over i ≠ j of cos² of the angle between codes i and j: (N, F) -> scalar (arXiv:1609.03126, section 2.4)."""
+    """Mean over i ≠ j of cos² of the angle between codes i and j: (N, F) -> scalar (arXiv:1609.03126)."""
     if len(codes) < 2:
         return codes.sum() * 0.0
     directions = F.normalize(codes, dim=1)
@@ -244,7 +244,7 @@ def pull_away(codes: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class BoundaryEquilibrium(Objective):
-    """D: L(x) − k·L(G(z)); G: L(G(z)), L an autoencoder's L1 error (Berthelot et al. 2017, arXiv:1703.10717, sec. 3.3).
+    """D: L(x) − k·L(G(z)); G: L(G(z)), L an autoencoder's L1 error (Berthelot et al. 2017, arXiv:1703.10717).
 
     After each discriminator step k ← clip(k + λ(γL(x) − L(G(z))), 0, 1), from 0. The log has k and the convergence
     measure M = L(x) + |γL(x) − L(G(z))|.
