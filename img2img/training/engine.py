@@ -374,7 +374,8 @@ class Engine:
         parts = []
         for member, own in enumerate(zip(*(tensor.chunk(self.translator.shape.members) for tensor in rows))):
             numbers, *everyone = (self.world.gather(tensor) for tensor in own)
-            pool = self.pools.setdefault(f"{view.name}/{member}", ImagePool(self.settings.image_pool))
+            name = f"{view.name}/{member}" if member else view.name
+            pool = self.pools.setdefault(name, ImagePool(self.settings.image_pool))
             exchanged = pool.exchange(tuple(everyone), Draws(batch.seed, f"pool/{view.name}", numbers))
             mine = self.world.slice(len(numbers))
             parts.append([tensor[mine] for tensor in exchanged])
@@ -575,7 +576,7 @@ class Engine:
         for name, pool in engine["pools"].items():
             self.pools[name] = ImagePool(self.settings.image_pool)
             self.pools[name].load_state_dict(pool, self.precision.device)
-        self.variables = {name: value.to(self.precision.device) for name, value in engine["variables"].items()}
+        self.variables = {name: value.to(self.precision.device) for name, value in engine.get("variables", {}).items()}
         self.skipped_steps.extend(engine["skipped_steps"])
         self.skips_in_a_row = engine["skips_in_a_row"]
 
