@@ -46,6 +46,20 @@ class UsageFault(Fault):
     exit_code = 2
 
 
+def unknown_name(subject: object, name: str, known: Iterable[str]) -> UsageFault:
+    """The fault of a `name` that is none of the `known`, with the nearest of them or else all."""
+    return UsageFault(subject, f"{name!r} is unknown", suggestion(name, known))
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """What may have been meant by `name`: the nearest of the `known`, or else all in their order."""
+    import difflib
+
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"Did you mean {near[0]}?" if near else f"Known: {', '.join(names)}"
+
+
 class ImageFault(Fault):
     """One picture that cannot be used; a batch goes on without it."""
 

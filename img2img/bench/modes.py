@@ -7,7 +7,6 @@ and its worlds, are members of one batched network. An interrupted table goes on
 from __future__ import annotations
 
 import concurrent.futures
-import difflib
 import logging
 import multiprocessing
 from collections.abc import Callable, Collection, Sequence
@@ -20,7 +19,7 @@ from img2img.checkpoint import load_networks
 from img2img.config import Config, DataPaths, resolve
 from img2img.data.worlds import MEMBER_STRIDE, WORLDS, find_world
 from img2img.draws import Draws
-from img2img.errors import Diverged, Faults, UsageFault
+from img2img.errors import Diverged, Faults, UsageFault, unknown_name
 from img2img.losses import ADVERSARIAL
 from img2img.metrics.modes import ModeCoverage, mode_coverage
 from img2img.networks.layers import draw_latents
@@ -267,9 +266,7 @@ def _with_remedies(names: Sequence[str]) -> list[Cell]:
 
 def _check_name(option: str, name: str, known: Collection[str]) -> None:
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        mend = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}"
-        raise UsageFault(option, f"{name!r} is unknown", mend)
+        raise unknown_name(option, name, known)
 
 
 def _check_worlds(worlds: Sequence[str]) -> None:

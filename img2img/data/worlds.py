@@ -6,7 +6,6 @@ of several independent games that are trained as one batched network (its member
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
 from abc import ABC, abstractmethod
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from img2img.data.batches import Batch
 from img2img.draws import Draws
-from img2img.errors import ImageFault, UsageFault
+from img2img.errors import ImageFault, UsageFault, unknown_name
 
 # Between the numbers of one member's images and the next one's; a run has fewer images
 MEMBER_STRIDE = 1 << 40
@@ -169,9 +168,7 @@ def find_world(name: str) -> PointWorld:
         UsageFault: there is none.
     """
     if name not in WORLDS:
-        close = difflib.get_close_matches(name, WORLDS, n=1)
-        mend = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(WORLDS)}"
-        raise UsageFault("--world", f"{name!r} is unknown", mend)
+        raise unknown_name("--world", name, WORLDS)
     return WORLDS[name]
 
 

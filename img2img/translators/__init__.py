@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +13,7 @@ from torch import nn
 
 from img2img.checkpoint import NetworkSpec
 from img2img.config import Config
-from img2img.errors import Fault, UsageFault
+from img2img.errors import Fault, UsageFault, suggestion, unknown_name
 from img2img.losses import ADVERSARIAL, Objective
 from img2img.networks import DISCRIMINATORS, GENERATORS
 from img2img.networks.layers import what_mixes_samples
@@ -229,14 +228,8 @@ def _accepted(network: type[nn.Module], arguments: Mapping[str, Any]) -> dict[st
     return {key: value for key, value in arguments.items() if key in parameters}
 
 
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"Did you mean {close[0]}?" if close else f"Known: {', '.join(names)}"
-
-
 def _unknown_name(subject: str, name: str, known: Iterable[str]) -> list[Fault]:
-    return [] if name in known else [UsageFault(subject, f"{name!r} is unknown", _suggestion(name, known))]
+    return [] if name in known else [unknown_name(subject, name, sorted(known))]
 
 
 def _check_weights(config: Config, translator: type[Translator]) -> list[Fault]:
@@ -267,7 +260,7 @@ def _check_choice(subject: str, name: str, arguments: Mapping[str, Any], known: 
             faults += [UsageFault(f"{subject}.{key}", f"got {value!r}", mend)] if mend else []
             continue
         having = sorted(other for other, kind in known.items() if key in {f.name for f in dataclasses.fields(kind)})
-        mend = f"It belongs to {', '.join(having)}" if having else _suggestion(key, fields)
+        mend = f"It belongs to {', '.join(having)}" if having else suggestion(key, sorted(fields))
         faults.append(UsageFault(f"{subject}.{key}", f"{name} has no such constant", mend))
     return faults
 
@@ -302,7 +295,8 @@ def _check_network(role: str, name: str, arguments: Mapping[str, Any], plan: Net
                 UsageFault(f"{role}.{key}", "the data decide this", "Remove it; see data.resolution, data.channels")
             )
         elif key not in own:
-            faults.append(UsageFault(f"{role}.{key}", f"network {name} has no such argument", _suggestion(key, own)))
+            problem = f"network {name} has no such argument"
+            faults.append(UsageFault(f"{role}.{key}", problem, suggestion(key, sorted(own))))
     if not _fits(registry[name], plan):
         fitting = ", ".join(sorted(other for other in registry if _fits(registry[other], plan))) or "none"
         faults.append(UsageFault(f"{role}.name", f"network {name} does not fit this method", f"Fitting: {fitting}"))
