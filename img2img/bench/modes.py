@@ -96,7 +96,12 @@ class Cell:
     @property
     def name(self) -> str:
         parts = (self.objective, self.penalty.replace("+", "-"), self.remedy, self.tag)
-        return "_".join(part for part in parts if part not in ("", "none")) or "none"
+        return "_".join(part for part in parts if part not in ("", "none"))
+
+    @property
+    def penalties(self) -> list[str]:
+        """The names of its terms; none where `penalty` is "none" or a kind of network."""
+        return [] if self.penalty in ("none", _SPECTRAL) else self.penalty.split("+")
 
     def config(self, kimg: float, shared: Sequence[str] = ()) -> Config:
         """The configuration of its training; `shared` settings come before the cell's own.
@@ -104,11 +109,10 @@ class Cell:
         A remedy of REMEDY_LENGTHS is trained for that share of `kimg`.
         """
         kimg *= REMEDY_LENGTHS.get(self.remedy, 1.0)
-        penalties = [] if self.penalty in ("none", _SPECTRAL) else self.penalty.split("+")
         sets = [
             f"loss.adversarial={self.objective}",
-            f"loss.penalties={','.join(penalties) or 'none'}",
-            *(f"loss.penalties.{name}.weight={_WEIGHTS[name]}" for name in penalties if name in _WEIGHTS),
+            f"loss.penalties={','.join(self.penalties) or 'none'}",
+            *(f"loss.penalties.{name}.weight={_WEIGHTS[name]}" for name in self.penalties if name in _WEIGHTS),
             *([f"discriminator.{_SPECTRAL}=true"] if self.penalty == _SPECTRAL else []),
             *_OBJECTIVE_SETS.get(self.objective, ()),
             *REMEDIES.get(self.remedy, ()),
@@ -276,16 +280,16 @@ def _check_worlds(worlds: Sequence[str]) -> None:
             raise UsageFault("--world", f"{name} has no modes to count", f"Use {', '.join(counted)}")
 
 
-def run_cell(cell: Cell, config: Config, worlds: Sequence[str], seeds: int, folder: Path) -> list[Score]:
-    """Train one cell into `folder` (or take it up there) and judge every member by SAMPLES points."""
-    members = [world for world in worlds for _ in range(seeds)]
+def run_job(job: Job) -> list[Score]:
+    """Train one cell into its folder (or take it up there) and judge every member by SAMPLES points."""
+    members = [world for world in job.worlds for _ in range(job.seeds)]
     try:
-        train(config, DataPaths(worlds=tuple(members)), folder, resume=True, device="cpu")
+        train(job.config, DataPaths(worlds=tuple(members)), job.folder, resume=True, device="cpu")
     except Diverged as diverged:
-        return [Score(cell, world, note=diverged.problem) for world in worlds]
-    seconds = read_log(folder / "log.jsonl")[-1]["seconds"]
-    points = sample_members(folder / "model.safetensors", len(members), SAMPLES, config.train.seed)
-    scores = {world: Score(cell, world, seconds=seconds) for world in worlds}
+        return [Score(job.cell, world, note=diverged.problem) for world in job.worlds]
+    seconds = read_log(job.folder / "log.jsonl")[-1]["seconds"]
+    points = sample_members(job.folder / "model.safetensors", len(members), SAMPLES, job.config.train.seed)
+    scores = {world: Score(job.cell, world, seconds=seconds) for world in job.worlds}
     for name, samples in zip(members, points):
         world = find_world(name)
         assert world.modes is not None, "check_worlds refuses the others"
@@ -314,7 +318,7 @@ def run_jobs(
     results: dict[int, list[Score]] = {}
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(processes, context, initializer=_be_one_of_many) as pool:
-        futures = {pool.submit(_run_job, job): index for index, job in enumerate(jobs)}
+        futures = {pool.submit(run_job, job): index for index, job in enumerate(jobs)}
         try:
             for future in concurrent.futures.as_completed(futures):
                 results[futures[future]] = future.result()
@@ -327,7 +331,7 @@ def run_jobs(
 
 
 def _in_turn(job: Job, done: Callable[[list[Score]], None] | None) -> list[Score]:
-    scores = _run_job(job)
+    scores = run_job(job)
     if done is not None:
         done(scores)
     return scores
@@ -336,7 +340,3 @@ def _in_turn(job: Job, done: Callable[[list[Score]], None] | None) -> list[Score
 def _be_one_of_many() -> None:
     torch.set_num_threads(1)
     logging.getLogger("img2img").setLevel(logging.ERROR)
-
-
-def _run_job(job: Job) -> list[Score]:
-    return run_cell(job.cell, job.config, job.worlds, job.seeds, job.folder)

@@ -17,7 +17,7 @@ from img2img.bench.modes import SAMPLES, Score
 from img2img.bench.search import Spread
 from img2img.data.pictures import write_gif
 from img2img.training.page import escape, film, page, section
-from img2img.training.report import read_snapshots
+from img2img.training.report import list_snapshots, read_snapshots
 
 _PICTURE_BYTES = 9_000_000  # of all films of a page
 _FRAMES = 5  # of each film
@@ -179,7 +179,7 @@ def _html(tables: Iterable[Table], facts: Mapping[str, Any], folders: Mapping[st
 def _frames(folder: Path) -> list[np.ndarray]:
     """The run's pictures in time, reduced to one modest width."""
     frames = []
-    for path in sorted((folder / "samples").glob("*.png"), key=lambda path: path.stem.zfill(20)):
+    for path in list_snapshots(folder / "samples"):
         with Image.open(path, formats=["PNG"]) as image:
             size = (_WIDTH, round(image.height * _WIDTH / image.width)) if image.width > _WIDTH else image.size
             frames.append(np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS)))

@@ -7,6 +7,7 @@ random settings makes of it, not by one setting that suits it.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,12 +64,12 @@ def search_cells(objectives: Sequence[str], count: int, seed: int, kimg: float) 
     for objective in objectives:
         for index, setting in enumerate(draw_settings(count, seed)):
             penalty = usual_penalty(objective)
-            weights = [] if penalty == "spectral_norm" else penalty.split("+")
+            names = Cell(objective, penalty).penalties
             sets = (
                 f"optim.lr={setting.learning_rate}",
                 f"optim.betas={setting.mean_decay},0.99",
                 f"train.critic_steps={setting.critic_steps}",
-                *(f"loss.penalties.{name}.weight={setting.weight}" for name in weights),
+                *(f"loss.penalties.{name}.weight={setting.weight}" for name in names),
             )
             cell = Cell(objective, penalty, remedy="none", sets=sets, tag=f"search{index:02d}")
             cells.append((cell, kimg * 2 / (setting.critic_steps + 1)))
@@ -120,14 +121,12 @@ def spreads(scores: Sequence[Score]) -> list[Spread]:
             and all(coverage.modes_found == coverage.num_modes for coverage in score.coverage)
             and score.mean("high_quality") >= 0.9
         ]
-        middle = len(values) // 2
-        median = values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
         found.append(
             Spread(
                 objective,
                 world,
                 values[-1],
-                median,
+                statistics.median(values),
                 values[0],
                 best.mean("modes_found"),
                 best.mean("high_quality"),

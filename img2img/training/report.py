@@ -122,12 +122,17 @@ def read_rows(path: Path) -> list[str]:
     return [str(row) for row in rows] if isinstance(rows, list) else []
 
 
+def list_snapshots(folder: Path) -> list[Path]:
+    """The sample grids of a run, in the order of the images seen."""
+    return sorted((path for path in folder.glob("*.png") if path.stem.isdecimal()), key=lambda path: int(path.stem))
+
+
 def read_snapshots(folder: Path, count: int = NUM_SNAPSHOTS, budget: int = PICTURE_BYTES) -> list[tuple[int, Picture]]:
     """At most `count` of the sample grids, evenly chosen, with the first and the last: (images seen, picture).
 
     Together their data URIs take at most `budget` bytes: larger grids are made smaller until they do.
     """
-    names = sorted((path for path in folder.glob("*.png") if path.stem.isdecimal()), key=lambda path: int(path.stem))
+    names = list_snapshots(folder)
     if len(names) > count:
         names = [names[index] for index in np.linspace(0, len(names) - 1, count).round().astype(int)]
     images = []

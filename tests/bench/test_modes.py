@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from img2img.bench.modes import REMEDIES, Cell, Plan, Score, choose, run_cell, run_jobs, sample_members, usual_penalty
+from img2img.bench.modes import (
+    REMEDIES,
+    Cell,
+    Job,
+    Plan,
+    Score,
+    choose,
+    run_job,
+    run_jobs,
+    sample_members,
+    usual_penalty,
+)
 from img2img.bench.page import write_results
 from img2img.bench.run import run_comparison
 from img2img.bench.search import draw_settings, search_cells, spreads, success
@@ -100,7 +111,7 @@ def test_every_penalty_can_stand_in_a_table(penalty: str) -> None:
 
 def test_members_are_scored_each_by_its_own_points(tmp_path: Path) -> None:
     cell = Cell("nonsaturating")
-    scores = run_cell(cell, cell.config(0.256, TINY), ("ring", "grid"), 2, tmp_path / "run")
+    scores = run_job(Job(cell, cell.config(0.256, TINY), ("ring", "grid"), 2, tmp_path / "run"))
     assert [(score.world, len(score.coverage)) for score in scores] == [("ring", 2), ("grid", 2)]
     assert [score.coverage[0].num_modes for score in scores] == [8, 25]
     points = sample_members(tmp_path / "run" / "model.safetensors", 4, 50, seed=0)
@@ -113,7 +124,7 @@ def test_members_are_scored_each_by_its_own_points(tmp_path: Path) -> None:
 
 def test_a_diverged_training_is_a_row_that_says_so(tmp_path: Path) -> None:
     cell = Cell("wgan", sets=("optim.lr=1", "optim.name=sgd", "train.kimg=50"))
-    scores = run_cell(cell, cell.config(50, TINY), ("ring",), 1, tmp_path / "run")
+    scores = run_job(Job(cell, cell.config(50, TINY), ("ring",), 1, tmp_path / "run"))
     assert scores[0].coverage == []
     assert "not finite" in scores[0].note
     write_results(tmp_path, {"Table": scores}, [], {})
