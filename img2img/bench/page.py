@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,12 +121,18 @@ def _spread_table(spreads: Sequence[Spread]) -> tuple[list[str], list[list[str]]
             spread.world,
             *(f"{value:.2f}" for value in (spread.best, spread.median, spread.worst)),
             f"{100 * spread.solved:.0f} %",
-            f"{spread.best_modes:.1f}, {100 * spread.best_quality:.0f} %" if math.isfinite(spread.best_modes) else "–",
+            _best(spread),
             " ".join(spread.best_setting),
         ]
         for spread in spreads
     ]
     return columns, rows
+
+
+def _best(spread: Spread) -> str:
+    if spread.best_modes is None or spread.best_quality is None:
+        return "–"
+    return f"{spread.best_modes:.1f}, {100 * spread.best_quality:.0f} %"
 
 
 _LEGEND = (

@@ -82,7 +82,8 @@ class Spread:
 
     Attributes:
         best, median, worst: of the share of modes found times the share of high-quality points.
-        best_modes, best_quality: mean modes and share of high-quality points of the best setting.
+        best_modes, best_quality: mean modes and share of high-quality points of the best setting; None where every
+            setting diverged.
         solved: share of the settings that found every mode with at least 90 % high-quality points.
         best_setting: the settings of the best one, as --set takes them.
     """
@@ -92,8 +93,8 @@ class Spread:
     best: float
     median: float
     worst: float
-    best_modes: float
-    best_quality: float
+    best_modes: float | None
+    best_quality: float | None
     solved: float
     best_setting: tuple[str, ...]
 
@@ -128,8 +129,8 @@ def spreads(scores: Sequence[Score]) -> list[Spread]:
                 values[-1],
                 statistics.median(values),
                 values[0],
-                best.mean("modes_found"),
-                best.mean("high_quality"),
+                best.mean("modes_found") if best.coverage else None,
+                best.mean("high_quality") if best.coverage else None,
                 len(solved) / len(group),
                 best.cell.sets,
             )

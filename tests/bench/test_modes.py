@@ -184,3 +184,10 @@ def test_spreads_are_of_modes_times_quality() -> None:
     assert (spread.best, spread.median, spread.worst) == pytest.approx((0.95, (0.25 + 0.5) / 2, 0.0))
     assert spread.solved == 0.25
     assert spread.best_modes == 8
+
+
+def test_an_objective_whose_settings_all_diverged_has_a_row(tmp_path: Path) -> None:
+    (spread,) = spreads([Score(Cell("hinge", tag=tag), "ring", note="diverged") for tag in "ab"])
+    assert (spread.best, spread.best_modes, spread.best_quality) == (0.0, None, None)
+    write_results(tmp_path, {}, [spread], {})
+    assert "–" in (tmp_path / "modes.md").read_text("utf-8")
