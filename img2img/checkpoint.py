@@ -107,6 +107,17 @@ def read_info(path: str | Path) -> ModelInfo:
     return _parse_info(path, _read_metadata(path))
 
 
+def model_digest(path: str | Path) -> str:
+    """sha256 over a model file's weights (by their recorded hash) and description, but for licence and measures.
+
+    Raises:
+        UsageFault: as read_info.
+    """
+    metadata = _read_metadata(Path(path))
+    lasting = {key: value for key, value in metadata.items() if key not in ("licence", "metrics")}
+    return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
+
+
 def load_networks(
     path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[ModelInfo, dict[str, nn.Module]]:
@@ -161,6 +172,25 @@ def export_model(
     info = dataclasses.replace(info, licence=licence or info.licence, metrics={**info.metrics, **metrics})
     write_model(target, modules, info)
     return info
+
+
+def add_metrics(path: str | Path, metrics: Mapping[str, Any]) -> None:
+    """Add measures to a model file's description; its weights keep their bytes.
+
+    Raises:
+        UsageFault: as read_info. Fault: it cannot be written, and is then as it was.
+    """
+    path = Path(path)
+    read_info(path)
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    metadata = json.loads(header["__metadata__"][METADATA_KEY])
+    metadata["metrics"] = {**metadata["metrics"], **metrics}
+    header["__metadata__"][METADATA_KEY] = json.dumps(metadata, sort_keys=True, ensure_ascii=True)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the weights stay aligned
+    write_bytes(path, b"".join((struct.pack("<Q", len(text)), text, _tensor_bytes(content))))
 
 
 def build_network(spec: NetworkSpec, path: str | Path) -> nn.Module:

@@ -24,9 +24,11 @@ from img2img import atomic
 from img2img.checkpoint import (
     ModelInfo,
     NetworkSpec,
+    add_metrics,
     latest_state,
     load_networks,
     load_state,
+    model_digest,
     read_info,
     save_state,
     state_folders,
@@ -322,3 +324,24 @@ def test_no_state_is_no_fault(tmp_path: Path) -> None:
 
 def test_every_field_of_the_description_is_written(model: Path) -> None:
     assert {field.name for field in dataclasses.fields(ModelInfo)} <= set(dataclasses.asdict(read_info(model)))
+
+
+def test_measures_change_neither_weights_nor_what_a_model_is(model: Path) -> None:
+    before, digest = load_networks(model)[1]["generator_ab"].state_dict(), model_digest(model)
+    add_metrics(model, {"FID": 3.5})
+    add_metrics(model, {"card": {"scores": {}}})
+    assert read_info(model).metrics == {"FID": 3.5, "card": {"scores": {}}}
+    assert model_digest(model) == digest
+    after = load_networks(model)[1]["generator_ab"].state_dict()
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+def test_other_weights_and_another_description_are_another_model(model: Path) -> None:
+    digest = model_digest(model)
+    rewrite(model, lambda metadata: metadata.update(fit="stretch"))
+    changed = model_digest(model)
+    network = make_network()
+    with torch.no_grad():
+        next(iter(network.parameters())).add_(1)
+    write_model(model, {"generator_ab": network}, make_info())
+    assert len({digest, changed, model_digest(model)}) == 3

@@ -8,7 +8,6 @@ size). `Model.translate` is the three in a row, so that a folder and a single ca
 from __future__ import annotations
 
 import difflib
-import hashlib
 import io
 import logging
 import math
@@ -23,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from img2img.checkpoint import ModelInfo, load_networks
+from img2img.checkpoint import ModelInfo, load_networks, model_digest
 from img2img.data.decode import Picture, open_image
 from img2img.data.resize import resize
 from img2img.data.values import to_float, to_uint8, to_uint16
@@ -70,7 +69,7 @@ class Model:
 
     Attributes:
         info: what the file says of itself.
-        digest: sha256 of the file.
+        digest: sha256 over the weights and what the file says of them, but for licence and measures.
         device, precision: where and in which arithmetic the networks run.
     """
 
@@ -113,9 +112,8 @@ class Model:
         path = find_model(path)
         info, networks = load_networks(path, chosen)
         _check_usable(path, info, networks)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
         kind: Literal["float32", "bfloat16"] = "bfloat16" if precision == "bfloat16" else "float32"
-        return cls(info, networks, path=path, digest=digest, device=chosen, precision=kind)
+        return cls(info, networks, path=path, digest=model_digest(path), device=chosen, precision=kind)
 
     # --- translating ---------------------------------------------------------------------------------------------
 
@@ -321,13 +319,13 @@ class Model:
         return [to_pil(*_split_alpha(pixels)) for _, pixels in self.samples(count, label=label, seed=seed)]
 
     def samples(
-        self, count: int, *, label: Label | Sequence[Label] | None = None, seed: int = 0
+        self, count: int, *, label: Label | Sequence[Label] | None = None, seed: int = 0, start: int = 0
     ) -> Iterator[tuple[int | None, np.ndarray]]:
-        """As `sample`, one after the other: (class index or None, (H, W, C) uint8)."""
+        """As `sample`, one after the other: (class index or None, (H, W, C) uint8), from number `start` on."""
         if count < 1:
             raise UsageFault("--count", f"{count} pictures", "Ask for at least one")
         labels = self.class_indices(label)
-        return self._samples(count, labels, seed)
+        return self._samples(range(start, start + count), labels, seed)
 
     def class_indices(self, label: Label | Sequence[Label] | None = None) -> list[int]:
         """The classes that samples take in turn; empty for a model without classes."""
@@ -337,9 +335,9 @@ class Model:
         wanted = [label] if isinstance(label, (str, int)) else list(label)
         return [self._class_index(item) for item in wanted]
 
-    def _samples(self, count: int, labels: Sequence[int], seed: int) -> Iterator[tuple[int | None, np.ndarray]]:
+    def _samples(self, wanted: range, labels: Sequence[int], seed: int) -> Iterator[tuple[int | None, np.ndarray]]:
         generator = self._networks["generator"]
-        for first in range(0, count, _SAMPLES_AT_ONCE):
+        for first in range(wanted.start - wanted.start % _SAMPLES_AT_ONCE, wanted.stop, _SAMPLES_AT_ONCE):
             numbers = torch.arange(first, first + _SAMPLES_AT_ONCE)
             noise = draw_latents(generator, Draws(seed, "sample/z", numbers.to(self.device)))
             classes = torch.tensor(labels)[numbers % len(labels)] if labels else None
@@ -349,8 +347,9 @@ class Model:
                 raise Fault(
                     self.path, "it made values that are not numbers", "Use --precision float32 or another model"
                 )
-            for number, image in zip(range(first, min(count, first + _SAMPLES_AT_ONCE)), images):
-                yield (None if classes is None else int(classes[number - first])), to_uint8(image)
+            for number, image in zip(numbers.tolist(), images):
+                if number in wanted:
+                    yield (None if classes is None else int(classes[number - first])), to_uint8(image)
 
     def _class_index(self, label: Label) -> int:
         classes = self.info.classes

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from img2img.config import Config, OptimConfig
 from img2img.data.batches import Batch
+from img2img.distributed import World
 from img2img.draws import Draws
 from img2img.networks.layers import mixes_samples
 from img2img.penalties import Penalty, Verdict, View
-from img2img.training.distributed import World
 from img2img.training.ema import Ema, ema_decay
 from img2img.training.image_pool import ImagePool
 from img2img.training.monitors import largest_of

@@ -20,9 +20,9 @@ from img2img.data.sources import Source, open_configured
 from img2img.data.threads import worker_count
 from img2img.data.worlds import PointLoader, PointSource, find_world
 from img2img.devices import choose_device
+from img2img.distributed import World
 from img2img.errors import Fault, Faults, UsageFault
 from img2img.shipped import find_model
-from img2img.training.distributed import World
 from img2img.training.engine import Engine, EngineSettings
 from img2img.training.precision import Precision, choose_precision
 from img2img.translators.base import DataShape, Translator

@@ -10,7 +10,7 @@ import torch
 
 from img2img.config import Config, DataPaths
 from img2img.devices import peak_memory
-from img2img.training.distributed import World
+from img2img.distributed import World
 from img2img.training.prepare import Prepared, check, choose_hardware, prepare, step_batches
 
 

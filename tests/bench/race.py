@@ -147,7 +147,7 @@ def our_step(race: Race) -> Work:
 
     from img2img import config, translators
     from img2img.data.batches import Batch
-    from img2img.training.distributed import World
+    from img2img.distributed import World
     from img2img.training.engine import Engine, EngineSettings
     from img2img.training.precision import choose_precision
     from img2img.translators.base import DataShape

@@ -26,9 +26,9 @@ from img2img.data.encode import save_image
 from img2img.data.pictures import write_gif
 from img2img.data.values import to_uint8
 from img2img.data.worlds import PointLoader, PointSource, PointWorld, find_world, shifted
+from img2img.distributed import World
 from img2img.errors import Fault, Faults
 from img2img.metrics.divergences import cells, compare_shifts, gaussian, js
-from img2img.training.distributed import World
 from img2img.training.engine import Engine, EngineSettings
 from img2img.training.precision import choose_precision
 from img2img.training.prepare import Prepared, step_batches

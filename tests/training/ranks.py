@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny import arguments, make_data
 
 from img2img.config import DataPaths, resolve
-from img2img.training.distributed import World
+from img2img.distributed import World
 from img2img.training.precision import choose_precision
 from img2img.training.prepare import prepare, step_batches
 

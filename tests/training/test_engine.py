@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from img2img.config import OptimConfig
 from img2img.data.batches import Batch
+from img2img.distributed import World
 from img2img.losses import ADVERSARIAL
 from img2img.penalties import R1, Game, Penalty, WeightClip
-from img2img.training.distributed import World
 from img2img.training.engine import Engine, EngineSettings, Player
 from img2img.training.precision import choose_precision
 from img2img.translators.base import DataShape, Translator

@@ -14,7 +14,7 @@ from tiny import FAMILIES, arguments, make_data
 
 import img2img
 from img2img.config import DataPaths, resolve
-from img2img.training.distributed import World
+from img2img.distributed import World
 from img2img.training.precision import choose_precision
 from img2img.training.prepare import prepare, step_batches
 

@@ -13,8 +13,8 @@ from img2img import translators
 from img2img.config import Config, DataPaths, resolve
 from img2img.data.batches import Batch
 from img2img.data.worlds import PointBatch
+from img2img.distributed import World
 from img2img.losses import ADVERSARIAL
-from img2img.training.distributed import World
 from img2img.training.engine import Engine, EngineSettings
 from img2img.training.precision import choose_precision
 from img2img.training.prepare import Prepared, prepare

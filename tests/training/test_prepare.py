@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from img2img.config import DataPaths, resolve
+from img2img.distributed import World
 from img2img.errors import Faults, UsageFault
 from img2img.training import prepare
-from img2img.training.distributed import World
 from img2img.training.precision import choose_precision
 
 

@@ -16,10 +16,10 @@ from PIL import Image
 from img2img import translators
 from img2img.config import DataPaths, resolve
 from img2img.data.batches import Batch
+from img2img.distributed import World
 from img2img.errors import Fault
 from img2img.losses import ADVERSARIAL
 from img2img.penalties import PENALTIES
-from img2img.training.distributed import World
 from img2img.training.engine import Engine, EngineSettings, Step
 from img2img.training.precision import choose_precision
 from img2img.training.prepare import prepare, step_batches
