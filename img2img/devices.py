@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
+from collections.abc import Iterator
 
 import torch
 
@@ -41,6 +43,20 @@ def fastest_memory_format(device: torch.device) -> torch.memory_format:
     pix2pix-small and 0.79 for dcgan-small.
     """
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+@contextlib.contextmanager
+def whole_float32() -> Iterator[None]:
+    """Keep all digits of float32 on CUDA, whose convolutions and products may else round factors to TF32's ten bits."""
+    backends = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before):
+            backend.fp32_precision = precision
 
 
 def peak_memory(device: torch.device) -> int:
