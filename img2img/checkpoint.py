@@ -228,8 +228,16 @@ def _tensor_bytes(content: bytes) -> memoryview:
     return memoryview(content)[8 + length :]
 
 
-def _read_metadata(path: Path) -> dict[str, Any]:
-    foreign = "Give a model.safetensors written by img2img train"
+def read_header(path: Path, foreign: str, pickled: str = "Ask for a .safetensors file") -> dict[str, Any]:
+    """The header of a safetensors file: its tensors' names and shapes, and `__metadata__`. Its weights are not read.
+
+    Args:
+        foreign: how to mend a file that is none.
+        pickled: how to mend one that is a pickle.
+
+    Raises:
+        UsageFault: no such file, not a safetensors file, or damaged.
+    """
     try:
         if path.exists() and not path.is_file():  # a pipe would block
             raise UsageFault(path, "is no regular file", foreign)
@@ -239,15 +247,23 @@ def _read_metadata(path: Path) -> dict[str, Any]:
             size = os.fstat(file.fileno()).st_size
             if prefix[8:] != b"{" or not 0 < length <= min(size - 8, _LARGEST_HEADER):
                 if prefix[:2] == b"PK" or prefix[:1] == b"\x80":
-                    raise UsageFault(path, "a pickle, which can run code when read", "Ask for a .safetensors file")
+                    raise UsageFault(path, "a pickle, which can run code when read", pickled)
                 raise UsageFault(path, "not a safetensors file (its header is impossible)", foreign)
             file.seek(8)
-            header = json.loads(file.read(length))
-        metadata = json.loads(header["__metadata__"][METADATA_KEY])
+            header: dict[str, Any] = json.loads(file.read(length))
     except FileNotFoundError as error:
         raise UsageFault(path, "there is no such file", "Check the path") from error
     except OSError as error:
         raise UsageFault(path, f"cannot be read ({error.strerror})", "Check the path and its permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageFault(path, "its header is damaged", "Copy it again") from error
+    return header
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    foreign = "Give a model.safetensors written by img2img train"
+    try:
+        metadata = json.loads(read_header(path, foreign)["__metadata__"][METADATA_KEY])
     except (ValueError, RecursionError) as error:
         raise UsageFault(path, "its header is damaged", "Copy it again") from error
     except (KeyError, TypeError, AttributeError) as error:

@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
+
+from img2img.networks.inception import Inception
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -19,6 +23,42 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the folder of real pictures, ../shared/data, is not here")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def inception_state() -> dict[str, torch.Tensor]:
+    """Random weights of the FID Inception under which activations neither die nor explode; not to be changed."""
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in Inception().state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(key: str, shape: torch.Size) -> torch.Tensor:
+        if key.endswith("num_batches_tracked"):
+            return torch.tensor(1)
+        if key.endswith(("running_var", "bn.weight")):
+            return 0.7 + 0.6 * torch.rand(shape, generator=generator)
+        if len(shape) == 1:
+            return 0.1 * torch.randn(shape, generator=generator)
+        return (2 / shape[1:].numel()) ** 0.5 * torch.randn(shape, generator=generator)
+
+    return {key: draw(key, shape) for key, shape in shapes.items()}
+
+
+@pytest.fixture(scope="session")
+def inception_file(inception_state: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a file of weights."""
+    path = tmp_path_factory.mktemp("inception") / "inception-2015.safetensors"
+    safetensors.torch.save_file(inception_state, path)
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the features and weights of whoever runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMG2IMG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("IMG2IMG_WEIGHTS", str(tmp_path_factory.mktemp("weights")))
+        yield
 
 
 def _stays_here(host: object) -> bool:

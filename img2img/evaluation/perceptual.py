@@ -1,0 +1,151 @@
+"""A perceptual distance from files: a network that looks, and the weights that make of it LPIPS."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from img2img.checkpoint import read_header
+from img2img.devices import fastest_memory_format, whole_float32
+from img2img.errors import UsageFault, unknown_name
+from img2img.evaluation.extractors import said_input
+from img2img.evaluation.known_weights import recognise
+from img2img.evaluation.weights import read_info
+from img2img.metrics.lpips import perceptual_distance
+from img2img.networks.layers import without_autocast
+
+# Places in torchvision's `features` whose outputs are compared. Of the first three those of Zhang et al.'s release: the
+# activations that end a block, and SqueezeNet's first activation and fires 3, 5, 6, 7, 8, 9; these also of the last.
+NETWORKS = {
+    "alexnet": (1, 4, 7, 9, 11),
+    "vgg16": (3, 8, 15, 22, 29),
+    "squeezenet1_1": (1, 4, 7, 9, 10, 11, 12),
+    "squeezenet1_0": (1, 4, 7, 8, 9, 10, 12),
+}
+# The weights that make LPIPS of a network
+LIN_WEIGHTS = {"alexnet": "lpips-alex", "vgg16": "lpips-vgg", "squeezenet1_1": "lpips-squeeze"}
+_SMALLEST = {"alexnet": 31, "vgg16": 16, "squeezenet1_1": 17, "squeezenet1_0": 21}  # pixels of a side
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet in [0, 1]
+
+
+class Perceptual:
+    """The perceptual distance of one network: (N, C, H, W) floats in [−1, 1] twice, C 1 or 3 -> (N,) float32.
+
+    Like an extractor, it looks in eval mode, outside autocast, in whole single precision.
+
+    Attributes:
+        name: "LPIPS-vgg16" where network and weights are the published ones, else what it is: "LPIPS-vgg16
+            (unpublished weights)" or, without weights fitted to judgements, "perceptual-vgg16 (unweighted)".
+        digest: sha256 of all tensors it computes with.
+        device: where it computes, and where its results are.
+    """
+
+    def __init__(
+        self, network: str, blocks: nn.Sequential, lin: list[Tensor] | None, normalise: bool, name: str, digest: str
+    ) -> None:
+        self.network, self.name, self.digest = network, name, digest
+        self.device = next(blocks.parameters()).device
+        self._layout = fastest_memory_format(self.device)  # with it SqueezeNet takes half the time on the CPU
+        self._blocks, self._lin = blocks.to(memory_format=self._layout), lin
+        mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (_MEAN, _STD))
+        # for values in [−1, 1]; the constants of LPIPS are these
+        self._normalisation = (2 * mean - 1, 2 * std) if normalise else None
+
+    @torch.inference_mode()
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """The distance of each pair.
+
+        Raises:
+            ValueError: the shapes differ, or a side is too short for the network.
+        """
+        if a.shape != b.shape:
+            raise ValueError(f"the pictures of a pair must have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
+        return perceptual_distance(self.features(a), self.features(b), self._lin)
+
+    @torch.inference_mode()
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The feature maps that are compared: (N, C, H, W) -> a (N, Ck, h, w) for each layer.
+
+        Raises:
+            ValueError: a side is too short for the network.
+        """
+        height, width = images.shape[-2:]
+        if min(height, width) < _SMALLEST[self.network]:
+            raise ValueError(
+                f"{self.network} needs sides of {_SMALLEST[self.network]} pixels or more,"
+                f" and the pictures are {width} × {height}"
+            )
+        layers = NETWORKS[self.network]
+        x = images.to(self.device, torch.float32).expand(-1, 3, -1, -1).contiguous(memory_format=self._layout)
+        if self._normalisation is not None:
+            shift, scale = self._normalisation
+            x = (x - shift) / scale
+        maps = []
+        with whole_float32(), without_autocast(self.device):
+            for number, layer in enumerate(self._blocks[: layers[-1] + 1]):
+                x = layer(x)
+                if number in layers:
+                    maps.append(x)
+        return maps
+
+
+def load_perceptual(
+    network: str, weights: str | Path, lin: str | Path | None = None, device: str | torch.device = "cpu"
+) -> Perceptual:
+    """The perceptual distance of `network`.
+
+    Args:
+        network: one of NETWORKS.
+        weights: its safetensors file, in torchvision's names; it says what its first convolution takes, as for
+            load_extractor.
+        lin: the safetensors file of the weights called LIN_WEIGHTS[network]; None weighs all channels by one.
+
+    Raises:
+        UsageFault: an unknown network; a file that cannot be read or does not hold this network's weights; `lin` for a
+            network that has none.
+    """
+    if network not in NETWORKS:
+        raise unknown_name("--perceptual", network, NETWORKS)
+    path = Path(weights)
+    tensors, texts = _load_checked(path, network, "features.")
+    normalise = said_input(network, path, texts) == "imagenet"
+    name, levels = f"perceptual-{network} (unweighted)", None
+    if lin is not None:
+        if network not in LIN_WEIGHTS:
+            raise UsageFault(lin, f"there is no LPIPS over {network}", f"Choose one of {', '.join(LIN_WEIGHTS)}")
+        levels, _ = _load_checked(Path(lin), LIN_WEIGHTS[network])
+        described = (read_info(path), read_info(lin))
+        published = all(info is not None and info.is_published for info in described)
+        name = f"LPIPS-{network}" + ("" if published else " (unpublished weights)")
+    digest = hashlib.sha256(safetensors.torch.save({**tensors, **(levels or {})})).hexdigest()
+    with torch.device("meta"):
+        blocks = models.get_model(network, weights=None).features
+    blocks.load_state_dict({key.removeprefix("features."): tensor for key, tensor in tensors.items()}, assign=True)
+    blocks.to(device).eval().requires_grad_(False)
+    rows = None if levels is None else [levels[key].flatten().to(device) for key in sorted(levels)]
+    return Perceptual(network, blocks, rows, normalise, name, digest)
+
+
+def _load_checked(path: Path, name: str, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The float32 tensors whose names begin so, and the texts of the header, of a file of the weights called `name`.
+
+    A classifier, nine tenths of VGG-16, is compared by its shapes and not read.
+    """
+    bring = "Bring it in with `img2img weights import FILE`"
+    read_header(path, bring, bring)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            keys = list(file.keys())
+            shapes = {key: torch.empty(file.get_slice(key).get_shape(), device="meta") for key in keys}
+            recognise(shapes, name, path)
+            # copied, since what is read is the file itself, and changes with it
+            tensors = {key: file.get_tensor(key).to(torch.float32, copy=True) for key in keys if key.startswith(prefix)}
+            return tensors, file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UsageFault(path, f"is a damaged safetensors file ({error})", "Copy it again") from error
