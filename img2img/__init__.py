@@ -1,8 +1,9 @@
-"""Train and use adversarial image models: `train`, `load`, and what they return.
+"""Train, use and measure adversarial image models: `train`, `load`, `evaluate`, and what they return.
 
     >>> import img2img
     >>> result = img2img.train("cyclegan-small", a="photos", b="drawings", out="runs/drawings")
     >>> img2img.load(result.model_path).translate("photo.jpg").save("drawing.png")
+    >>> img2img.evaluate("drawings", model=result.model_path, source="photos").values()
 
 Names are imported when they are first used, so that `import img2img` costs nothing.
 """
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from img2img.version import __version__
 
 if TYPE_CHECKING:
+    from img2img.evaluation.run import evaluate
     from img2img.inference.model import Model
     from img2img.training import TrainResult
 
-__all__ = ["__version__", "load", "train"]
+__all__ = ["__version__", "evaluate", "load", "train"]
 
 
 def load(path: str | Path, device: str = "auto", precision: str = "auto") -> Model:
@@ -74,3 +76,12 @@ def train(
     resolved = resolve(recipe, path(config), dict(set or {}))
     target = Path(out) if out is not None else Path("runs") / (resolved.recipe.name or resolved.translator)
     return train_config(resolved, data, target, resume=resume, init=path(init), device=device, dry_run=dry_run)
+
+
+def __getattr__(name: str) -> Any:
+    # its many arguments are written down once, where it is
+    if name == "evaluate":
+        from img2img.evaluation.run import evaluate
+
+        return evaluate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

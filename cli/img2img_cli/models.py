@@ -171,6 +171,6 @@ def _rows(info: ModelInfo) -> list[tuple[str, str]]:
         ("images seen", f"{info.images_seen:,}"),
         ("data", info.fingerprint),
         ("licence", info.licence or "not stated"),
-        ("measured", ", ".join(f"{name}: {value}" for name, value in sorted(info.metrics.items()))),
+        ("measured", ", ".join(f"{name}: {value}" for name, value in sorted(info.metrics.items()) if name != "card")),
     ]
     return [(name, value) for name, value in rows if value]

@@ -33,6 +33,8 @@ def can_draw() -> bool:
 class Bar:
     """Progress in pictures on stderr: a bar on a terminal, a line every half minute elsewhere."""
 
+    unit = "img"
+
     def __init__(self) -> None:
         self._draws_bar = can_draw()
         self._bar: Any = None
@@ -69,7 +71,7 @@ class Bar:
                 from tqdm import tqdm
 
                 self._bar = tqdm(
-                    total=total, initial=initial, unit="img", unit_scale=scale, dynamic_ncols=True, file=sys.stderr
+                    total=total, initial=initial, unit=self.unit, unit_scale=scale, dynamic_ncols=True, file=sys.stderr
                 )
             if postfix:
                 self._bar.set_postfix_str(postfix, refresh=False)
@@ -102,6 +104,20 @@ class FolderProgress(Bar):
         rate = done / (time.monotonic() - self._started)
         left = (total - done) / rate / 60
         return f"{done:,} of {total:,} images  {rate:.2f} images/s  {left:.0f} min to go"
+
+
+class PartProgress(Bar):
+    """Call it with (what is done, pictures done, pictures in all); each part has a bar of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._part = ""
+
+    def __call__(self, part: str, done: int, total: int) -> None:
+        if part != self._part:
+            self.__exit__(None, None, None)
+            self._bar, self._part = None, part
+        self.show(done, total, lambda: f"{part}: {done:,} of {total:,} images", postfix=part)
 
 
 def describe(progress: Progress) -> str:

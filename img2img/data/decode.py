@@ -172,6 +172,22 @@ def open_image(
     return _decode(file, name if isinstance(name, str) else "picture", max_pixels, allow_truncated, frame)
 
 
+def upright_size(file: BinaryIO, subject: object, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) that a picture will have, by its header alone.
+
+    Raises:
+        ImageFault: no picture, a damaged header, or more than `max_pixels`.
+    """
+    image, name = _open_header(file, subject)
+    _check_size(image, name, subject, max_pixels, frame=0)
+    try:
+        turned = image.getexif().get(_ORIENTATION_TAG, 1) in _TURNED
+    except Exception:  # metadata of any shape; the picture itself is fine
+        turned = False
+    width, height = image.size
+    return (width, height) if turned else (height, width)
+
+
 def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open an ordinary file; a pipe, socket or device is refused before it can block."""
     try:
@@ -541,6 +557,7 @@ _STORAGE_TAGS = frozenset(
     )
 )  # fmt: skip
 _ORIENTATION_TAG = 0x0112
+_TURNED = range(5, 9)  # its values that lay a picture on its side
 _GPS_TAG = 0x8825
 _EXIF_TAG = 0x8769
 

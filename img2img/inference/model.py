@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from img2img.errors import Fault, ImageFault, UsageFault
 from img2img.inference.memory import OutOfMemory, activation_bytes, available_bytes, is_out_of_memory
 from img2img.networks.layers import draw_latents
 from img2img.shipped import find_model
+from img2img.translators.unconditional import NoiseGenerator
 
 Scale = Literal["auto", "trained", "native"] | float
 Label = str | int
@@ -326,6 +327,15 @@ class Model:
             raise UsageFault("--count", f"{count} pictures", "Ask for at least one")
         labels = self.class_indices(label)
         return self._samples(range(start, start + count), labels, seed)
+
+    def generator(self) -> NoiseGenerator:
+        """The network that makes samples, in float32: latents and labels to floats in [−1, 1].
+
+        Raises:
+            UsageFault: the model translates instead.
+        """
+        self._require_task("sample")
+        return cast(NoiseGenerator, self._networks["generator"])
 
     def class_indices(self, label: Label | Sequence[Label] | None = None) -> list[int]:
         """The classes that samples take in turn; empty for a model without classes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ class NoiseGenerator(Protocol):
     """A generator from noise, as networks/__init__.py says."""
 
     latent_dim: int
+    prior: Literal["normal", "uniform"]
 
     def __call__(self, z: Tensor, labels: Tensor | None) -> Tensor: ...
 

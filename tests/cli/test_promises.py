@@ -39,6 +39,7 @@ import safetensors.torch
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image, ImageCms
+from torchvision import models
 
 from img2img.checkpoint import ModelInfo, NetworkSpec, write_model
 from img2img.errors import printable
@@ -64,6 +65,7 @@ PACK = "data pack dcgan-small --set data.resolution=16"
 PACK_PAIRS = "data pack pix2pix-small --set data.resolution=16 --out pack"
 TRANSLATE = "translate --device cpu @translator.safetensors"
 SAMPLE = "sample --device cpu --count 3"
+EVALUATE = "evaluate --device cpu --no-card --resamples 0 --weights @squeezenet.safetensors"
 PARZEN = "bench parzen --device cpu --samples 4 --images"
 
 
@@ -498,6 +500,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     np.savez(root / "grey.npz", images=pixels(0, 16, 16))
     make_broken(root)
     make_models(root)
+    make_measured(root)
     world = World(root)
     for line in (
         f"{DCGAN} --images @flat --out @run",
@@ -522,6 +525,30 @@ def make_broken(root: Path) -> None:
         (root / folder).mkdir(exist_ok=True)
         for name in ("cut-half.jpg", "empty.png"):
             shutil.copy(root / "broken" / name, root / folder / name)
+
+
+def make_measured(root: Path) -> None:
+    """Weights of a network that looks, statistics, and metric cards."""
+    with torch.random.fork_rng():
+        weights = models.squeezenet1_0(weights=None).state_dict()
+    safetensors.torch.save_file(weights, root / "squeezenet.safetensors", {"input": "RGB in [-1, 1]"})
+    statistics = {"mu": np.zeros(512), "sigma": np.eye(512)}
+    np.savez(root / "stats.npz", **statistics)
+    np.savez(root / "stats-of-2048.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    np.savez(root / "evil-stats.npz", mu=np.array([Payload()], object), sigma=statistics["sigma"])
+    (root / "cut-stats.npz").write_bytes((root / "stats.npz").read_bytes()[:-600])
+    card = {
+        "format": "img2img-card-1",
+        "scores": {"FID": {"value": 1.0, "better": "lower", "interval": None, "details": {}}},
+        "real": {"count": 10, "sha256": "a", "name": "\x1b[31mred", "kind": "files"},
+        "fake": {"count": 10, "kind": "files"},
+        "preparation": {},
+        "extractor": None,
+        "seed": 0,
+        "versions": {},
+    }
+    (root / "one.card.json").write_text(json.dumps(card))
+    (root / "other.card.json").write_text(json.dumps({**card, "real": {**card["real"], "sha256": "b"}}))
 
 
 def make_models(root: Path) -> None:
@@ -773,6 +800,92 @@ ROWS = [
         for name in PAYLOADS
         for row in each(MODEL_READERS, f"E1 {name}", f"@payloads/{name}", 2, f"@payloads/{name}: ", ".safetensors")
     ),
+    # what claims to be weights of a network that measures
+    *(
+        Row(f"E1 weights {name}", f"weights import @payloads/{name}", 2, f"@payloads/{name}: {says}", ".safetensors")
+        for name, says in {
+            **dict.fromkeys(PAYLOADS, "holds code (posix.system)"),
+            "legacy.tar": "is damaged, cut short, or no file of weights",
+            "cache.npy": "is damaged, cut short, or no file of weights",
+        }.items()
+    ),
+    *(
+        Row(f"E3 weights {name}", f"weights import @models/{name} --as vgg16", 2, f"@models/{name}: {says}", mend)
+        for name, says, mend in (
+            ("nothing", "is empty (0 bytes)", "Copy it again"),
+            ("huge-header", "is damaged", "Copy it again"),
+            ("no-json", "is a damaged safetensors file", "Copy it again"),
+            ("many-entries", "holds 100,000 tensors", "Give another file"),
+            ("half", "is a damaged safetensors file", "Copy it again"),
+            ("overlap", "is a damaged safetensors file", "Copy it again"),
+            ("shape", "does not fit vgg16: classifier.0.bias is missing", "Give weights for"),
+            ("a-folder", "is no regular file", "Give a .pth"),
+            ("a-pipe", "is no regular file", "Give a .pth"),
+        )
+    ),
+    Row("E4 weights name", "weights import @translator.safetensors --as vgg61", 2, "'vgg61' is unknown", "Did"),
+    Row("E4 weights unknown", "weights import @translator.safetensors", 2, "to no known network", "Known: incep"),
+    Row("E4 weights input", "weights import @dots.safetensors --as alexnet --input x", 2, "does not fit", "Give"),
+    Row("E6 weights name", "weights fetch inception-2051", 2, "'inception-2051' is unknown", "inception-2015"),
+    Row("E6 weights no checksum", "weights fetch squeezenet1_0", 2, "no address with a confirmed checksum", "import"),
+    Row("F4 weights", "weights list", 0, "inception-2015"),
+    # what is measured
+    Row("B8 scores", f"{EVALUATE} @flat @ten", 0, "FD-SqueezeNet"),
+    Row("B8 no weights", "evaluate @flat @ten", 2, "its weights are not here", "weights fetch inception-2015"),
+    Row("B8 no such measure", f"{EVALUATE} @flat @ten --measure fdd", 2, "'fdd' is unknown", "Did you mean fd?"),
+    Row("B8 no such network", "evaluate @flat @ten --extractor inception", 2, "'inception' is unknown", "Did you"),
+    Row("B8 one picture", f"{EVALUATE} @single @ten", 2, "@single: 1 picture makes no set", "Give at least two"),
+    Row("B8 few pictures", f"{EVALUATE} @few @few --measure prdc", 2, "--measure prdc: ", "Give more pictures"),
+    Row("B8 sizes", f"{EVALUATE} @flat @large", 2, "@large: its pictures are 30 × 20", "--resolution"),
+    Row("B8 classes", f"{EVALUATE} @misspelled --model @sampler.safetensors", 2, "REAL: classes differ", "Give the"),
+    Row(
+        "B8 no classes",
+        f"{EVALUATE} @flat @ten --measure fd_per_class",
+        2,
+        "lie loose beside",
+        "Give a folder of class",
+    ),
+    Row("B8 neither", f"{EVALUATE} @flat", 2, "FAKE: is not given, nor is --model", "Give a folder"),
+    Row("B8 both", f"{EVALUATE} @flat @ten --model @dots.safetensors", 2, "FAKE: is given beside --model", "Give a"),
+    Row("B8 no source", f"{EVALUATE} @flat --model @translator.safetensors", 2, "--source: is not given", "Give the"),
+    Row("B8 source", f"{EVALUATE} @flat --model @dots.safetensors --source @ten", 2, "makes pictures from", "Leave it"),
+    Row("B8 unpaired", f"{EVALUATE} @flat @ten --measure psnr", 2, "2 only in @flat", "Add or remove"),
+    Row("B8 no inputs", f"{EVALUATE} @flat @ten --measure preservation", 2, "compares inputs and", "Give --source"),
+    Row("B8 no model", f"{EVALUATE} @flat @ten --measure ppl", 2, "is of a model that", "Give --model"),
+    Row("B8 points", f"{EVALUATE} @flat --model @points.safetensors", 2, "makes points of a toy world", "report.html"),
+    Row("B8 other network", f"{EVALUATE} @flat @ten --extractor vgg16", 2, "does not fit vgg16", "Give weights for"),
+    Row("B8 other size of statistics", f"{EVALUATE} @stats-of-2048.npz @ten", 2, "its mu has shape (2048,)", "Use"),
+    Row("B8 statistics", f"{EVALUATE} @stats.npz @ten --measure fd", 0, "FD-SqueezeNet"),
+    Row("B8 of statistics", f"{EVALUATE} @stats.npz @ten --measure kid", 2, "kid needs the features of REAL", "Use"),
+    Row("B8 cut statistics", f"{EVALUATE} @cut-stats.npz @ten", 2, "@cut-stats.npz: is no usable", "Copy it again"),
+    Row("E1 statistics", f"{EVALUATE} @evil-stats.npz @ten", 2, "@evil-stats.npz: its mu is pickled", "Save it as"),
+    *(
+        Row(f"E1 measuring by {name}", f"evaluate @flat @ten --weights @payloads/{name}", 2, f"@payloads/{name}: ", "")
+        for name in PAYLOADS
+    ),
+    Row("C1 real", f"{EVALUATE} @some-bad @ten", 2, "@some-bad/empty.png: is empty", "Copy it again"),
+    Row("C1 left out", f"{EVALUATE} @some-bad @flat --skip-bad", 0, "9 pictures of some-bad"),
+    Row("D7 empty: evaluate", f"{EVALUATE} @empty @ten", 2, "@empty: no images in it", "Check the path"),
+    Row("D7 missing: evaluate", f"{EVALUATE} @flat @nowhere", 2, "@nowhere: no such folder", "Check the path"),
+    Row(
+        "A6 card's name",
+        f"{EVALUATE} @flat @ten --out card.txt".replace("--no-card", ""),
+        2,
+        "does not end in .json",
+        "Use card.json",
+    ),
+    Row(
+        "A6 card's folder",
+        f"{EVALUATE} @flat @ten --out no/card.json".replace("--no-card", ""),
+        2,
+        "there is no folder no",
+        "Make it",
+    ),
+    Row("B8 compare", "compare @one.card.json @one.card.json", 0, "FID"),
+    Row("B8 incomparable", "compare @one.card.json @other.card.json", 2, "real pictures: 10 of", "same pictures"),
+    Row("B8 no card", "compare @one.card.json @keys.toml", 2, "@keys.toml: is not JSON", "evaluate wrote"),
+    Row("B8 no card in", "compare @one.card.json @dots.safetensors", 2, "holds no metric card", "Make one"),
+    Row("B8 missing card", "compare @one.card.json @nowhere", 2, "@nowhere: there is no such file", "Give a card"),
     Row("E1 config", f"{DCGAN} --images @flat --config @payloads/plain.pth", 2, "plain.pth: is not UTF-8", "Save it"),
     Row("E1 text config", f"{DCGAN} --images @flat --config @payloads/text.pkl", 2, "text.pkl: is not ", ""),
     *each(FOLDER_READERS, "E1 pack", "@evil-pack", 2, "@evil-pack: is a damaged pack", "Pack the", "train", "check"),

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms, ImageFile
 
-from img2img.data.decode import FORMATS, Picture, accepted_formats, edge_colour, open_image
+from img2img.data.decode import FORMATS, Picture, accepted_formats, edge_colour, open_image, upright_size
 from img2img.errors import ImageFault
 
 # Pillow's remarks on damaged metadata; img2img silences them, pytest turns them on again
@@ -531,3 +531,13 @@ class TestChannels:
         pixels = np.full((2, 2, 3), 40, np.uint8)
         assert edge_colour(pixels, np.full((2, 2), 200, np.uint8)) == (40, 40, 40)
         assert edge_colour(pixels, np.zeros((2, 2), np.uint8)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_header_tells_the_size_that_decoding_gives(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stream = io.BytesIO()
+    Image.new("RGB", (12, 7)).save(stream, "JPEG", exif=exif.tobytes())
+    picture = open_image(stream)
+    assert upright_size(stream, "picture") == (picture.height, picture.width)

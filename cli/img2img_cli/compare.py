@@ -1,0 +1,44 @@
+"""`img2img compare`: two metric cards side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from img2img_cli.options import json_option, print_json
+
+
+@click.command("compare", short_help="Put two metric cards side by side.", no_args_is_help=True)
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@json_option
+def command(first: Path, second: Path, as_json: bool) -> None:
+    """Compare the metric cards FIRST and SECOND: JSON files, or models that hold one.
+
+    Cards whose numbers do not mean the same are refused, with every reason: other real pictures, another network or
+    resize, another count of pictures, other settings of a measure.
+
+    \b
+    Examples:
+      img2img compare monday.card.json tuesday.card.json
+      img2img compare runs/a/model.safetensors runs/b/model.safetensors --json
+    """
+    from img2img.errors import printable
+    from img2img.evaluation.card import read_card
+    from img2img.evaluation.compare import compare_cards
+    from img2img_cli.evaluate import number
+
+    rows = compare_cards(read_card(first), read_card(second), (first, second))
+    if as_json:
+        print_json({"first": first, "second": second, "scores": [dataclasses.asdict(row) for row in rows]})
+        return
+    width = max(len(row.name) for row in rows)
+    click.echo(printable(f"{'':<{width}}  {'first':>12}  {'second':>12}  first: {first}, second: {second}"))
+    for row in rows:
+        better = f"{row.better} is better" if row.better else ""
+        clear = {True: ", their intervals are apart", False: ", their intervals overlap", None: ""}[row.apart]
+        click.echo(
+            printable(f"{row.name:<{width}}  {number(row.first):>12}  {number(row.second):>12}  {better}{clear}")
+        )

@@ -1,0 +1,394 @@
+"""The pictures of one side of a comparison, wherever they come from: files, arrays, or a model that makes them.
+
+A set has one order of its own, by the content of its pictures: what is measured depends neither on how files are called
+nor on the order in which they are found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from img2img.data.arrays import is_arrays, read_arrays
+from img2img.data.decode import MAX_PIXELS, open_image, upright_size
+from img2img.data.files import list_images, no_images
+from img2img.data.resize import fit_to, to_tensor
+from img2img.data.sources import class_folders
+from img2img.data.threads import map_in_threads
+from img2img.errors import Fault, Faults, ImageFault, UsageFault
+from img2img.inference.model import Model
+
+Size = tuple[int, int]
+Reported = Callable[[int, int], None]
+
+_TIMEOUT = 120.0  # seconds before a file that does not answer is a fault
+_NUM_FAULTS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to every picture before it is looked at.
+
+    Attributes:
+        resolution: (height, width) that it is brought to; None leaves its size.
+        fit: "crop" or "stretch", see resize.fit_to.
+        channels: 3, or 1 where all are compared in grey.
+        max_pixels, allow_truncated: see decode.open_image.
+    """
+
+    resolution: Size | None = None
+    fit: str = "crop"
+    channels: int = 3
+    max_pixels: int = MAX_PIXELS
+    allow_truncated: bool = False
+
+    def apply(self, pixels: Tensor) -> Tensor:
+        """(C, H, W) uint8 at the size that is compared."""
+        return pixels if self.resolution is None else fit_to(pixels, self.resolution, self.fit)
+
+    def described(self) -> dict[str, Any]:
+        """For a card: what changes pixels."""
+        size = None if self.resolution is None else list(self.resolution)
+        return {"resolution": size, **({"fit": self.fit} if size else {}), "channels": self.channels}
+
+
+class ImageSet(ABC):
+    """Pictures 0 … n − 1, (C, h, w) uint8 each.
+
+    Attributes:
+        subject: what the user called it, for messages.
+        names: what each picture is called, without suffix, such as "sub/photo".
+        labels: each picture's class, or None.
+        identity: sha256 over what the pictures are and how they are prepared.
+        sizes: (height, width) -> how many pictures have it.
+        source: for a card, where the pictures come from.
+    """
+
+    subject: str
+    names: Sequence[str]
+    labels: Sequence[str] | None = None
+    identity: str
+    sizes: Mapping[Size, int]
+    source: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @abstractmethod
+    def read(self, indices: Sequence[int]) -> Iterator[Tensor]:
+        """These pictures, in this order."""
+
+    def batches(self, indices: Sequence[int], batch: int) -> Iterator[tuple[list[int], Tensor]]:
+        """All of `indices` as (their indices, (N, C, h, w)) with N at most `batch`, pictures of one size together."""
+        waiting: dict[Size, tuple[list[int], list[Tensor]]] = {}
+        for index, picture in zip(indices, self.read(indices), strict=True):
+            size = (picture.shape[1], picture.shape[2])
+            numbers, pictures = waiting.setdefault(size, ([], []))
+            numbers.append(index)
+            pictures.append(picture)
+            if len(numbers) == batch:
+                yield numbers, torch.stack(pictures)
+                del waiting[size]
+        for numbers, pictures in waiting.values():
+            yield numbers, torch.stack(pictures)
+
+
+def open_set(
+    path: str | Path,
+    preparation: Preparation = Preparation(),
+    *,
+    part: str = "train",
+    classes: bool | None = None,
+    skip_bad: bool = False,
+    limit: int | None = None,
+    workers: int = 0,
+    progress: Reported | None = None,
+) -> ImageSet:
+    """The pictures of a folder, of one file, or of an .npz file of arrays.
+
+    Args:
+        part: of an .npz file, "train" or "test".
+        classes: take class folders (of an .npz file its labels) as classes; None where they are there to be taken.
+        skip_bad: leave out files that cannot be used.
+        limit: take this many at most, chosen by their content, so that the choice is the same in every order.
+        workers: threads that read; 0: by the number of cores.
+        progress: called with (files looked at, files).
+
+    Raises:
+        UsageFault: no pictures, or (as Faults, one line each) files that cannot be used.
+    """
+    path = Path(path)
+    if is_arrays(path):
+        arrays = read_arrays(path, part, labels=bool(classes))
+        labels = None if arrays.labels is None else [str(label) for label in arrays.labels.tolist()]
+        return ArraySet(arrays.images.transpose(0, 3, 1, 2), preparation, str(path), labels, limit)
+    files = list_images(path)
+    if not files:
+        raise no_images(path)
+    labels = _class_names(path, files, classes)
+    return FileSet(path, files, preparation, labels, skip_bad, limit, workers, progress)
+
+
+def _class_names(root: Path, files: Sequence[Path], classes: bool | None) -> list[str] | None:
+    """The class folder of each file; None without classes."""
+    if classes is False:
+        return None
+    try:
+        folders = class_folders(root)
+    except UsageFault as fault:
+        if classes:
+            mend = "Give a folder of class folders, or leave out what needs classes"
+            raise UsageFault(fault.subject, fault.problem, mend) from fault
+        return None
+    known = {folder.name for folder in folders}
+    names = [path.relative_to(root).parts[0] for path in files]
+    return names if set(names) <= known else None
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What is known of a file before it is decoded."""
+
+    digest: str
+    size: Size
+
+
+class FileSet(ImageSet):
+    """Picture files below a folder; each is read whole once, for its content's hash, before any is decoded."""
+
+    def __init__(
+        self,
+        root: Path,
+        files: Sequence[Path],
+        preparation: Preparation,
+        labels: Sequence[str] | None = None,
+        skip_bad: bool = False,
+        limit: int | None = None,
+        workers: int = 0,
+        progress: Reported | None = None,
+    ) -> None:
+        self.subject = str(root)
+        self.preparation = preparation
+        self.workers = workers
+        base = root if root.is_dir() else root.parent
+        names = [path.relative_to(base).with_suffix("").as_posix() for path in files]
+        looked = list(
+            map_in_threads(
+                lambda path: _look(path, preparation, decode=skip_bad),
+                files,
+                workers=workers,
+                timeout=_TIMEOUT,
+                progress=progress,
+            )
+        )
+        bad = [found for found in looked if isinstance(found, ImageFault)]
+        _refuse(bad, len(files), self.subject, skip_bad)
+        headers = {index: found for index, found in enumerate(looked) if isinstance(found, _Header)}
+        order = sorted(headers, key=lambda index: (headers[index].digest, names[index]))[:limit]
+        self.files = [files[index] for index in order]
+        self.names = [names[index] for index in order]
+        self.labels = None if labels is None else [labels[index] for index in order]
+        self.sizes = Counter(preparation.resolution or headers[index].size for index in order)
+        digests = [headers[index].digest for index in order]
+        self.identity = _identity(digests, preparation)
+        self.source = {
+            "kind": "files",
+            "name": root.resolve().name,
+            "sha256": _identity(digests),
+            **({"left_out": len(bad)} if bad else {}),
+        }
+
+    def read(self, indices: Sequence[int]) -> Iterator[Tensor]:
+        def load(index: int) -> Tensor | ImageFault:
+            try:
+                return _decode(self.files[index], self.preparation)
+            except ImageFault as fault:  # raised by the caller, so that all are named together
+                return fault
+
+        bad: list[ImageFault] = []
+        subject = [str(path) for path in self.files]
+        for picture in map_in_threads(
+            load, indices, workers=self.workers, timeout=_TIMEOUT, subject=lambda index: subject[index]
+        ):
+            if isinstance(picture, ImageFault):
+                bad.append(picture)
+            elif not bad:
+                yield picture
+        _refuse(bad, len(self.files), self.subject, skip_bad=False)
+
+
+def _look(path: Path, preparation: Preparation, decode: bool) -> _Header | ImageFault:
+    """The hash of a file's content and the size that its picture will have.
+
+    Args:
+        decode: find out whether the whole picture can be used, which is otherwise seen when its turn comes.
+    """
+    try:
+        if not decode and path.is_file():  # a pipe would block
+            content = path.read_bytes()
+            size = preparation.resolution or upright_size(io.BytesIO(content), path, preparation.max_pixels)
+            return _Header(hashlib.sha256(content).hexdigest(), size)
+        picture = open_image(path, max_pixels=preparation.max_pixels, allow_truncated=preparation.allow_truncated)
+        size = preparation.resolution or (picture.height, picture.width)
+        return _Header(hashlib.sha256(path.read_bytes()).hexdigest(), size)
+    except ImageFault as fault:
+        return fault
+    except OSError as error:
+        return ImageFault(path, f"cannot be read ({error.strerror})", "Check its disk and its permissions")
+
+
+def _decode(path: Path, preparation: Preparation) -> Tensor:
+    picture = open_image(path, max_pixels=preparation.max_pixels, allow_truncated=preparation.allow_truncated)
+    return preparation.apply(to_tensor(picture.as_channels(preparation.channels)))
+
+
+def _refuse(bad: Sequence[ImageFault], total: int, subject: str, skip_bad: bool) -> None:
+    if not bad or (skip_bad and len(bad) < total):
+        return
+    faults: list[Fault] = list(bad[:_NUM_FAULTS_SHOWN])
+    more = f", {len(bad) - len(faults)} of them not listed here" if len(bad) > len(faults) else ""
+    mend = "Mend or remove them, or leave them out by --skip-bad"
+    raise Faults([*faults, UsageFault(subject, f"{len(bad)} of {total} files cannot be used{more}", mend)])
+
+
+class ArraySet(ImageSet):
+    """Pictures in memory.
+
+    Args:
+        images: (n, C, h, w) uint8, C = 1, 3 or 4; opacity is left away.
+        labels: the class of each.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        preparation: Preparation = Preparation(),
+        subject: str = "arrays",
+        labels: Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self.subject = subject
+        self.preparation = preparation
+        digests = [hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in images]
+        order = sorted(range(len(images)), key=lambda index: (digests[index], index))[:limit]
+        self._images, self._order = images, order
+        self.names = [str(index) for index in order]
+        self.labels = None if labels is None else [labels[index] for index in order]
+        size = preparation.resolution or (images.shape[2], images.shape[3])
+        self.sizes = Counter({size: len(order)})
+        digests = [digests[index] for index in order]
+        self.identity = _identity([str(images.shape[1:]), *digests], preparation)
+        self.source = {"kind": "arrays", "name": Path(subject).name, "sha256": _identity(digests)}
+
+    def read(self, indices: Sequence[int]) -> Iterator[Tensor]:
+        for index in indices:
+            pixels = torch.from_numpy(np.array(self._images[self._order[index]]))
+            yield self.preparation.apply(_as_channels(pixels[:3], self.preparation.channels))
+
+
+def _as_channels(pixels: Tensor, channels: int) -> Tensor:
+    """(1 or 3, H, W) uint8 with `channels` of them."""
+    if len(pixels) == channels:
+        return pixels
+    if channels == 3:
+        return pixels.expand(3, -1, -1)
+    grey = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).convert("L")
+    return torch.from_numpy(np.array(grey))[None]
+
+
+class SampleSet(ImageSet):
+    """New pictures of a model; its classes are as frequent as those of `like`, or come in turn.
+
+    Raises:
+        UsageFault: the model makes no samples, or `like` has other classes.
+    """
+
+    def __init__(
+        self, model: Model, count: int, seed: int, preparation: Preparation, like: Sequence[str] | None = None
+    ) -> None:
+        self.subject = str(model.path)
+        self.preparation = preparation
+        self._model, self._seed = model, seed
+        self._classes = _classes_like(model, count, like)
+        known = model.info.classes
+        self.names = [str(number) for number in range(count)]
+        if self._classes:
+            self.labels = [known[self._classes[number % len(self._classes)]] for number in range(count)]
+        self.sizes = Counter({preparation.resolution or model.info.resolution: count})
+        facts = {
+            "kind": "samples",
+            "model": model.digest,
+            "seed": seed,
+            "precision": model.precision,
+            "classes": _digest_of(self._classes),
+        }
+        self.identity = _digest_of([facts, count, preparation.described()])
+        self.source = {**facts, "recipe": model.info.recipe, "images_seen": model.info.images_seen}
+
+    def read(self, indices: Sequence[int]) -> Iterator[Tensor]:
+        if not indices:
+            return
+        assert list(indices) == list(range(indices[0], indices[0] + len(indices))), "samples are made in their order"
+        made = self._model.samples(len(indices), label=self._classes or None, seed=self._seed, start=indices[0])
+        for _, pixels in made:
+            yield self.preparation.apply(_as_channels(to_tensor(pixels)[:3], self.preparation.channels))
+
+
+def _classes_like(model: Model, count: int, like: Sequence[str] | None) -> list[int]:
+    """The class of each sample; empty without classes."""
+    known = model.info.classes
+    if not known or like is None:
+        return model.class_indices()
+    from img2img.data.sources import match_classes
+
+    match_classes(known, sorted(set(like)), "REAL")
+    # canonical order is by content, so any run of it has the classes in their proportions
+    return [known.index(like[number % len(like)]) for number in range(count)]
+
+
+class TranslatedSet(ImageSet):
+    """The pictures of another set as a model translates them."""
+
+    def __init__(self, model: Model, inputs: ImageSet, direction: str | None, seed: int, channels: int) -> None:
+        self.subject = str(model.path)
+        self._model, self._inputs, self._seed = model, inputs, seed
+        self._direction = model.direction(direction)
+        self._channels = channels
+        self.names, self.labels, self.sizes = inputs.names, inputs.labels, inputs.sizes
+        facts = {
+            "kind": "translations",
+            "model": model.digest,
+            "direction": self._direction,
+            "seed": seed,
+            "precision": model.precision,
+            "inputs": inputs.source["sha256"],
+        }
+        self.identity = _digest_of([facts, inputs.identity, channels])
+        self.source = {**facts, "recipe": model.info.recipe, "images_seen": model.info.images_seen}
+
+    def read(self, indices: Sequence[int]) -> Iterator[Tensor]:
+        for picture in self._inputs.read(indices):
+            pixels = picture.permute(1, 2, 0).numpy()
+            translated = self._model.translate(pixels, direction=self._direction, seed=self._seed)
+            yield _as_channels(to_tensor(translated)[:3], self._channels)
+
+
+def _identity(digests: Sequence[str], preparation: Preparation | None = None) -> str:
+    return _digest_of([list(digests), None if preparation is None else dataclasses.astuple(preparation)])
+
+
+def _digest_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
