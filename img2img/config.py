@@ -214,6 +214,9 @@ class TrainConfig(_Section):
         10.0, "the training state is saved every so many kimg; 0 = at the end only", minimum=0.0, maximum=1e7
     )
     log_kimg: float = _key(0.1, "a line in log.jsonl every so many kimg", above=0.0, maximum=1e7)
+    eval_kimg: float = _key(
+        0.0, "the averaged generator is measured every so many kimg and at the end; 0 = never", minimum=0.0, maximum=1e7
+    )
     keep_last: int = _key(2, "training states that are kept", minimum=1, maximum=100_000)
     ema_kimg: float = _key(
         10.0, "half-life in kimg of the averaged generator that is kept; 0 = no averaging", minimum=0.0, maximum=1e6
@@ -251,6 +254,29 @@ class AugmentConfig(_Section):
     zoom: tuple[float, float] = _key((1.0, 1.0), "smallest and largest random magnification", minimum=0.1, maximum=10.0)
 
 
+@dataclass(frozen=True)
+class EvalConfig(_Section):
+    """What is measured during training, every train.eval_kimg, and what follows from it."""
+
+    table = "eval"
+    measures: str = _key(
+        "fd,kid", "what is measured: names with commas between, of those that `evaluate --measure list` shows"
+    )
+    best: str = _key("", "the measure or score that decides which model is the best; empty = the first measure")
+    patience: int = _key(
+        0,
+        "training ends after so many evaluations in a row without a better one; 0 = never",
+        minimum=0,
+        maximum=100_000,
+    )
+    count: int = _key(
+        1000, "pictures made and as many real ones compared, at most what the data hold", minimum=2, maximum=100_000
+    )
+    extractor: str = _key("inception-2015", "the network that looks at the pictures")
+    weights: str = _key("", "its weights, a .safetensors file; empty = what `img2img weights` brought in")
+    resize: str = _key("", "how pictures reach its size; empty = the extractor's own way")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything a run depends on but its data: from --set to constructor argument, each key has one name."""
@@ -265,6 +291,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
         try:
@@ -277,24 +304,28 @@ class Config:
 
 
 _SECTIONS: dict[str, type[_Section]] = {
-    section.table: section for section in (RecipeInfo, DataConfig, LossConfig, OptimConfig, TrainConfig, AugmentConfig)
+    section.table: section
+    for section in (RecipeInfo, DataConfig, LossConfig, OptimConfig, TrainConfig, AugmentConfig, EvalConfig)
 }
-_TABLES = ("recipe", "data", "generator", "discriminator", "loss", ADVERSARIAL, PENALTIES, "optim", "train", "augment")
+_TABLES = (
+    "recipe", "data", "generator", "discriminator", "loss", ADVERSARIAL, PENALTIES, "optim", "train", "augment", "eval"
+)  # fmt: skip
 KEYS: dict[str, Key] = {
     key.name: key
     for section in typing.cast(list[type[Any]], [Config, *_SECTIONS.values(), Choice])
     for key in _keys_of(section).values()
 }
 
-# Keys that say how a run is served and shown, not what it computes: a resumed run may change them.
+# Keys that say how a run is served, shown and measured, not what it learns: a resumed run may change them.
 HARMLESS_ON_RESUME = frozenset(
     {
-        *(key for key in KEYS if key.startswith("recipe.")),
+        *(key for key in KEYS if key.startswith(("recipe.", "eval."))),
         "data.workers",
         "data.cache_gb",
         "train.sample_kimg",
         "train.state_kimg",
         "train.log_kimg",
+        "train.eval_kimg",
         "train.keep_last",
         "train.threads",
     }

@@ -203,6 +203,8 @@ def test_a_file_without_names_says_what_is_missing(tmp_path: Path) -> None:
         ("recipe.title=12", "recipe.title", "12"),
         ("recipe.title=a, b = c", "recipe.title", "a, b = c"),
         (" train.batch = 4 ", "train.batch", 4),
+        ("eval.measures=fd,kid", "eval.measures", "fd,kid"),
+        ("eval.weights=", "eval.weights", ""),
         ("loss.identity=none", "loss.identity", None),
         ("generator.blocks=6", "generator.blocks", 6),
         ("generator.norm=none", "generator.norm", "none"),
@@ -321,6 +323,10 @@ def test_penalty_tables_are_laid_over_and_lists_replace(tmp_path: Path) -> None:
         ("train.accumulate=3", "train.accumulate: 3 micro-batches do not divide train.batch = 1 evenly"),
         ("optim.decay_share=1.5", "optim.decay_share: cannot be 1.5. Give a number, at least 0 and at most 1"),
         ("recipe.title=\udcff", "recipe.title: cannot be "),
+        ("train.eval_kimg=-1", "train.eval_kimg: cannot be -1. Give a number, at least 0"),
+        ("eval.count=1", "eval.count: cannot be 1. Give an integer, at least 2"),
+        ("eval.patience=often", "eval.patience: cannot be 'often'"),
+        ("eval.measure=fd", "eval.measure: there is no such key. Did you mean eval.measures"),
     ],
 )
 def test_a_refused_value_names_its_key_and_the_mend(text: str, message: str) -> None:
@@ -446,6 +452,8 @@ def test_changed_keys_name_both_values() -> None:
         ("train.kimg=30", True),
         ("train.sample_kimg=1", False),
         ("train.keep_last=9", False),
+        ("train.eval_kimg=5", False),
+        ("eval.patience=3", False),
         ("data.workers=4", False),
         ("recipe.title=mine", False),
         ("train.batch=64", True),

@@ -51,7 +51,8 @@ def offences(source: str) -> list[str]:
         return names.get(node.id, node.id) if isinstance(node, ast.Name) else ""
 
     def of(node: ast.AST) -> Iterator[str]:
-        if isinstance(node, ast.Name | ast.Attribute):
+        # a field called eval runs nothing; reading the builtin under any name does
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
             name = full_name(node)
             if any(name == call or name.startswith(f"{call}.") for call in _FORBIDDEN_CALLS):
                 yield name

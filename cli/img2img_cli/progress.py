@@ -87,7 +87,10 @@ class TrainProgress(Bar):
     def __call__(self, progress: Progress) -> None:
         seen = progress.images_seen
         line = partial(describe, progress)
-        self.show(seen, progress.total_images, line, initial=seen, postfix=_terms(progress), scale=True)
+        postfix = progress.activity or _terms(progress)
+        self.show(seen, progress.total_images, line, initial=seen, postfix=postfix, scale=True)
+        if progress.activity and self._bar is not None:
+            self._bar.refresh()  # it draws by itself only as the number of images grows
 
 
 class FolderProgress(Bar):
@@ -121,10 +124,13 @@ class PartProgress(Bar):
 
 
 def describe(progress: Progress) -> str:
-    """One line: how far, how fast, how long still, and the losses."""
+    """One line: how far, and how fast, how long still, and the losses, or what is done between steps."""
+    seen = f"{progress.images_seen:,} of {progress.total_images:,} images"
+    if progress.activity:
+        return f"{seen}  {progress.activity}"
     left = (progress.total_images - progress.images_seen) / max(progress.images_per_second, 1e-9)
     parts = [
-        f"{progress.images_seen:,} of {progress.total_images:,} images",
+        seen,
         f"{progress.images_per_second:.1f} images/s",
         f"{duration(left)} to go",
         _terms(progress),

@@ -97,8 +97,16 @@ def command(
         total = round(config.train.kimg * 1000)
         click.echo(to_toml(config))
         click.echo(f"# {total:,} images at {result.images_per_second:.1f} a second: {duration(result.seconds)}")
+        if result.evaluations:
+            each = duration(result.evaluation_seconds / result.evaluations)
+            click.echo(f"# {result.evaluations:,} evaluations, about {each} each")
         click.echo(f"# {result.peak_memory / 1e9:.1f} GB of memory. Nothing was written.")
     else:
-        click.echo(f"trained on {result.images_seen:,} images, {duration(result.seconds)}")
+        early = ", stopped early" if result.stopped_early else ""
+        click.echo(f"trained on {result.images_seen:,} images, {duration(result.seconds)}{early}")
         click.echo(f"model   {printable(result.model_path)}")
+        if result.best is not None:
+            best = result.best
+            score = f"{best.score} {best.value:,.5g} at {best.images_seen:,} images"
+            click.echo(f"best    {printable(best.model_path)}  {score}")
         click.echo(f"report  {printable(folder / 'report.html')}")

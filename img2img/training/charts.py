@@ -62,6 +62,7 @@ def line_chart(
     x_unit: str = "thousand images",
     smooth: bool = True,
     from_zero: bool = False,
+    mark: float | None = None,
 ) -> str:
     """A chart of several curves over a common x axis.
 
@@ -72,6 +73,7 @@ def line_chart(
         x_unit: unit of x, below the axis.
         smooth: draw a running mean, and what was measured as a pale trace behind it; otherwise what was measured alone.
         from_zero: the y axis begins at zero, for quantities whose share of the whole matters.
+        mark: an x at which every curve that has a point there gets a ring.
 
     Returns:
         One <figure> element, or "" where there is nothing to draw. A switch between a linear and a logarithmic axis is
@@ -89,7 +91,8 @@ def line_chart(
     lines = [_running_mean(curve) if smooth else curve for curve in curves]
     lines = [Series(line.name, *decimate(line.x, line.y)) for line in lines]
     traces = [Series(curve.name, *decimate(curve.x, curve.y)) for curve in curves] if smooth else []
-    plots = "".join(_plot(lines, traces, x_scale, scale, shown=scale is scales[0]) for scale in scales)
+    rings = [] if mark is None else _points_at(mark, curves)
+    plots = "".join(_plot(lines, traces, rings, x_scale, scale, shown=scale is scales[0]) for scale in scales)
     switch = (
         '<button type="button" class="quiet" data-switch aria-pressed="false">log scale</button>'
         if len(scales) > 1
@@ -216,8 +219,25 @@ def _path(series: Series, x_scale: _Scale, y_scale: _Scale) -> str:
     return "M" + "L".join(points)
 
 
-def _plot(lines: list[Series], traces: list[Series], x_scale: _Scale, y_scale: _Scale, *, shown: bool) -> str:
-    """The plot for one kind of y axis: grid, curves and the text of both axes."""
+def _points_at(x: float, curves: Sequence[Series]) -> list[tuple[str, float, float]]:
+    """(colour, x, y) of each curve that has a point there."""
+    return [
+        (_colour(index), x, float(y))
+        for index, curve in enumerate(curves)
+        for y in np.asarray(curve.y)[np.asarray(curve.x) == x]
+    ]
+
+
+def _plot(
+    lines: list[Series],
+    traces: list[Series],
+    rings: Sequence[tuple[str, float, float]],
+    x_scale: _Scale,
+    y_scale: _Scale,
+    *,
+    shown: bool,
+) -> str:
+    """The plot for one kind of y axis: grid, curves, rings and the text of both axes."""
     x_at = x_scale.fraction(np.array(x_scale.ticks))
     y_at = y_scale.fraction(np.array(y_scale.ticks))
     # labels at the right edge are turned inwards, so that they do not stick out of the chart
@@ -234,10 +254,15 @@ def _plot(lines: list[Series], traces: list[Series], x_scale: _Scale, y_scale: _
         for kind, curves in (("trace", traces), ("line", lines))
         for index, curve in enumerate(curves)
     )
+    ringed = "".join(
+        f'<span class="ring {colour}" style="left:{100 * float(x_scale.fraction(np.array(x))):.2f}%;'
+        f'bottom:{100 * float(y_scale.fraction(np.array(y))):.2f}%"></span>'
+        for colour, x, y in rings
+    )
     return (
         f'<div class="plot" data-plot{"" if shown else " hidden"}>'
         f'<svg viewBox="0 0 {_SIZE:.0f} {_SIZE:.0f}" preserveAspectRatio="none" aria-hidden="true">{grid}{drawn}</svg>'
-        f"{x_labels}{y_labels}</div>"
+        f"{ringed}{x_labels}{y_labels}</div>"
     )
 
 

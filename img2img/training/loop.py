@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
+import math
 import platform
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import torch
@@ -27,11 +29,26 @@ from img2img.training.samples import draw_grid
 from img2img.training.schedules import due
 from img2img.training.signals import StopSignals
 from img2img.training.speed import time_steps
+from img2img.training.standing import Standing
 from img2img.version import __version__
+
+if TYPE_CHECKING:
+    from img2img.evaluation.measures import Score
+    from img2img.training.evaluation import Evaluation
 
 _log = logging.getLogger("img2img.training")
 
 _STEPS_BEFORE_ESTIMATE = 20
+
+
+@dataclass(frozen=True)
+class BestModel:
+    """The model that scored best: its file, the score's name and value, and the images seen until then."""
+
+    model_path: Path
+    score: str
+    value: float
+    images_seen: int
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,10 @@ class TrainResult:
         images_seen: real images per generator step, summed.
         images_per_second, seconds: of the training steps; estimates of the whole run after a dry run.
         peak_memory: bytes, of the device where it is a GPU, else of the process.
+        evaluations, evaluation_seconds: how many there were and what they took in all, beside `seconds`; after a dry
+            run estimates as well.
+        best: the model that scored best; None where none was measured.
+        stopped_early: whether eval.patience ended it before train.kimg did.
     """
 
     status: str
@@ -53,16 +74,21 @@ class TrainResult:
     images_per_second: float
     seconds: float
     peak_memory: int
+    evaluations: int = 0
+    evaluation_seconds: float = 0.0
+    best: BestModel | None = None
+    stopped_early: bool = False
 
 
 @dataclass
 class Progress:
-    """What the loop tells whoever watches, after every step."""
+    """What the loop tells whoever watches, after every step; `activity` is what it does between steps."""
 
     images_seen: int
     total_images: int
     images_per_second: float
     terms: dict[str, float]
+    activity: str = ""
 
 
 def train(
@@ -97,17 +123,18 @@ def train(
             RunFolder(out, config, resume=resume)  # refuses what the run itself would refuse
             planned = prepare(config, data, precision, world, init)
             with planned.loader:
-                return _plan(planned)
+                return _plan(planned, _open_evaluation(planned))
         world.join(precision.device)
         try:
             # only the first process writes; the others find out at the next meeting if it cannot
             folder = RunFolder(out, config, resume=resume) if world.is_first else None
-            with folder or nullcontext():
+            with folder or contextlib.nullcontext():
                 prepared = prepare(config, data, precision, world, init)
-                if folder is not None:
-                    folder.write_config(config)
                 with prepared.loader:
-                    return _Run(prepared, out, folder, resume, watch, signals).train()
+                    evaluation = _open_evaluation(prepared)
+                    if folder is not None:
+                        folder.write_config(config)
+                    return _Run(prepared, evaluation, out, folder, resume, watch, signals).train()
         finally:
             world.leave()
 
@@ -123,12 +150,26 @@ def _misplaced(out: Path, data: DataPaths) -> list[Fault]:
     ]
 
 
+def _open_evaluation(prepared: Prepared) -> Evaluation | None:
+    """What train.eval_kimg asks for."""
+    if prepared.config.train.eval_kimg == 0:
+        return None
+    from img2img.training.evaluation import Evaluation
+
+    return Evaluation(prepared)
+
+
+class _Stopped(Exception):
+    """A stop signal came in the middle of an evaluation."""
+
+
 class _Run:
     """One call of train: the loop and what it does every so often."""
 
     def __init__(
         self,
         prepared: Prepared,
+        evaluation: Evaluation | None,
         out: Path,
         folder: RunFolder | None,
         resume: bool,
@@ -136,7 +177,9 @@ class _Run:
         signals: StopSignals,
     ) -> None:
         self.prepared = prepared
+        self.evaluation = evaluation
         self.config = prepared.config
+        self.total = round(prepared.config.train.kimg * 1000)
         self.engine = prepared.engine
         self.world = prepared.world
         self.out = out
@@ -144,51 +187,58 @@ class _Run:
         self.watch = watch
         self.signals = signals
         self.seconds = 0.0
+        self.standing = Standing()
+        self.evaluations, self.evaluation_seconds = 0, 0.0
         self.last_state = "none yet"
         if resume:
             self._take_up()
+        self.progress = Progress(self.engine.images_seen, self.total, 0.0, {})
+        self.stopped_early = self.evaluation is not None and self._is_out_of_patience()
 
     def train(self) -> TrainResult:
         """The loop."""
-        engine, train = self.engine, self.config.train
-        total = round(train.kimg * 1000)
-        started_at, began = engine.images_seen, time.perf_counter()
+        engine, train, total = self.engine, self.config.train, self.total
+        if self.evaluation is not None:
+            self._catch_up(self.evaluation)
+        started_at, began = engine.images_seen, self._now()
         first_step, warm_since = engine.step, began
-        before_log = (time.perf_counter(), engine.images_seen, self.prepared.loader.waited)
+        before_log = (began, engine.images_seen, self.prepared.loader.waited)
         if engine.images_seen == 0:
             self._sample()
         terms: dict[str, float] = {}
-        while engine.images_seen < total:
+        while engine.images_seen < total and not self.stopped_early:
             before = engine.images_seen
             engine.train_step(step_batches(self.prepared, engine.step))
             seen = engine.images_seen
             finished = seen >= total
-            stop = self.world.any(self.signals.received, self.prepared.precision.device)
+            stop = self._stop_signal()
 
             if engine.has_diverged:
                 raise self._diverged()
-            if finished or stop or due(train.log_kimg, before, seen):
+            if finished or stop or self._owes_evaluation() or due(train.log_kimg, before, seen):
                 terms, before_log = self._write_log(before_log)
+            if self.evaluation is not None and self._owes_evaluation() and not stop:
+                self._evaluate(self.evaluation)
+                stop = self._stop_signal()
+            finished = (finished or self.stopped_early) and not self._owes_evaluation()
             if engine.step == first_step + _STEPS_BEFORE_ESTIMATE // 2:
-                warm_since = time.perf_counter()
+                warm_since = self._now()
             if engine.step == first_step + _STEPS_BEFORE_ESTIMATE and not finished:
                 # the first steps choose kernels and fill caches
                 warm_images = (_STEPS_BEFORE_ESTIMATE - _STEPS_BEFORE_ESTIMATE // 2) * train.batch
-                self._estimate(warm_images / (time.perf_counter() - warm_since), total)
+                self._estimate(warm_images / (self._now() - warm_since), total)
             if due(train.sample_kimg, before, seen) and not finished:
                 self._sample()
             if (due(train.state_kimg, before, seen) or stop) and not finished:
                 self._save()
-            if self.watch is not None:
-                speed = (seen - started_at) / (time.perf_counter() - began)
-                self.watch(Progress(seen, total, speed, terms))
+            self._tell(Progress(seen, total, (seen - started_at) / (self._now() - began), terms))
             if stop and not finished:
-                raise Interrupted(stop, self.out, f"Continue with the same command and --resume (at {seen} images)")
+                raise self._interrupted(stop)
 
         # also where a finished run is resumed: it may have been killed between its last state and its model
         self._sample()
         self._save()
-        seconds = time.perf_counter() - began
+        seconds = self._now() - began
         return TrainResult(
             status="finished",
             run_dir=self.out,
@@ -197,13 +247,120 @@ class _Run:
             images_per_second=(engine.images_seen - started_at) / seconds,
             seconds=seconds,
             peak_memory=peak_memory(self.prepared.precision.device),
+            evaluations=self.evaluations,
+            evaluation_seconds=self.evaluation_seconds,
+            best=self._best(),
+            stopped_early=self.stopped_early,
         )
+
+    def _now(self) -> float:
+        """Seconds on a clock that stands still during evaluations."""
+        return time.perf_counter() - self.evaluation_seconds
+
+    def _stop_signal(self) -> int:
+        """The signal that asked any process to stop, or 0."""
+        return self.world.any(self.signals.received, self.prepared.precision.device)
+
+    def _tell(self, progress: Progress) -> None:
+        self.progress = progress
+        if self.watch is not None:
+            self.watch(progress)
+
+    # --- evaluations --------------------------------------------------------------------------------------------------
+
+    def _catch_up(self, evaluation: Evaluation) -> None:
+        """Before the first step: see the real pictures, and measure where a run was stopped before it could."""
+        began = time.perf_counter()
+        with contextlib.suppress(_Stopped):  # the loop will stop after its first step
+            evaluation.look_at_real(self._report_on("real pictures"))
+        self.evaluation_seconds += time.perf_counter() - began
+        if self._owes_evaluation():
+            self._evaluate(evaluation)
+            if self._owes_evaluation():
+                self._save()
+                raise self._interrupted(self._stop_signal())
+
+    def _owes_evaluation(self) -> bool:
+        """An evaluation is due at the images seen so far and was not made."""
+        train, seen = self.config.train, self.engine.images_seen
+        if self.evaluation is None or seen in (0, self.standing.measured_at):
+            return False
+        return seen >= self.total or due(train.eval_kimg, seen - train.batch, seen)
+
+    def _is_out_of_patience(self) -> bool:
+        """Too many evaluations in a row were no better, before the end."""
+        return self.standing.is_over(self.config.eval.patience) and self.engine.images_seen < self.total
+
+    def _evaluate(self, evaluation: Evaluation) -> None:
+        """Measure the averaged generators, keep them if they are the best so far, and note it in the log.
+
+        A stop signal ends it with nothing noted: the resumed run makes it anew.
+        """
+        began = time.perf_counter()
+        try:
+            scores = evaluation.measure(self._report_on("evaluating"))
+        except _Stopped:
+            return
+        finally:
+            seconds = time.perf_counter() - began
+            self.evaluation_seconds += seconds
+        self.evaluations += 1
+        self.standing.ruler = evaluation.ruler
+        self.standing.measured_at = self.engine.images_seen
+        if self.folder is not None:
+            is_best = self.standing.note(self.engine.images_seen, evaluation.value(scores), evaluation.better)
+            self._write_evaluation(self.folder, scores, is_best, seconds)
+        over = int(self._is_out_of_patience())
+        self.stopped_early = bool(self.world.any(over, self.prepared.precision.device))
+        if self.stopped_early and self.world.is_first:
+            count = self.config.eval.patience
+            _log.info(f"stopping: the last {count} evaluations were no better (eval.patience)")
+
+    def _write_evaluation(self, folder: RunFolder, scores: Sequence[Score], is_best: bool, seconds: float) -> None:
+        """The log's line, the best model, the report, and a line for people."""
+        standing, seen = self.standing, self.engine.images_seen
+        if is_best:
+            finite = {score.name: score.value for score in scores if math.isfinite(score.value)}
+            write_model(folder.best, self._deployed(), dataclasses.replace(self._info(), metrics=finite))
+        folder.amend_log(
+            {
+                "images": seen,
+                "step": self.engine.step,
+                "seconds": round(self.seconds, 3),
+                "measures": {score.name: score.value for score in scores},
+                "better": {score.name: score.better for score in scores},
+                "best_images": standing.best_at,
+                "eval_seconds": round(seconds, 3),
+            }
+        )
+        write_report(self.out)
+        listed = ", ".join(f"{score.name} {score.value:,.5g}" for score in scores)
+        verdict = "best so far" if is_best else f"best at {standing.best_at:,}"
+        _log.info(f"at {seen:,} images: {listed} ({verdict}), {seconds:.1f} s")
+
+    def _report_on(self, what: str) -> Callable[[int, int], None]:
+        """What an evaluation calls between pictures."""
+
+        def report(done: int, total: int) -> None:
+            # of several processes none may leave alone: the others would wait for it
+            if self.signals.received and self.world.size == 1:
+                raise _Stopped
+            activity = f"{what}: {done:,} of {total:,}"
+            self._tell(dataclasses.replace(self.progress, images_seen=self.engine.images_seen, activity=activity))
+
+        return report
+
+    def _best(self) -> BestModel | None:
+        standing = self.standing
+        if standing.best is None:
+            return None
+        return BestModel(self.out / "best.safetensors", standing.ruler["score"], standing.best, standing.best_at)
 
     # --- every so often -----------------------------------------------------------------------------------------------
 
     def _write_log(self, since: tuple[float, int, float]) -> tuple[dict[str, float], tuple[float, int, float]]:
         """Append what happened since the last line; returns the terms and the new starting point."""
-        now, seen, waited = time.perf_counter(), self.engine.images_seen, self.prepared.loader.waited
+        now, seen, waited = self._now(), self.engine.images_seen, self.prepared.loader.waited
         seconds = now - since[0]
         self.seconds += seconds
         terms = self.engine.terms.take(self.world)
@@ -242,7 +399,7 @@ class _Run:
             state = save_state(
                 self.folder.states,
                 self.engine.step,
-                self.engine.state_dict(),
+                self.engine.state_dict() | self.standing.state_dict(),
                 self._facts(),
                 self.config.train.keep_last,
             )
@@ -297,6 +454,8 @@ class _Run:
             say(note)
         if state is None:
             say(f"{self.out}: no saved state to resume, starting from zero")
+            if self.folder is not None:
+                self.folder.rewind_log(0)
             return
         facts = self._facts()
         match_classes(state.manifest["classes"], self.prepared.source.classes, "data")
@@ -311,11 +470,25 @@ class _Run:
             if state.manifest[key] != facts[key]:
                 say(f"resume will not be bit-exact: {key} {state.manifest[key]} then, {facts[key]} now")
         self.engine.load_state_dict(state.tree)
+        self._take_up_standing(state.tree)
         self.last_state = str(state.path)
         if self.folder is not None:
             self.seconds = self.folder.rewind_log(self.engine.images_seen)
         if self.world.is_first:
             _log.info(f"resumed {state.path.name} at {self.engine.images_seen} images")
+
+    def _take_up_standing(self, state: dict[str, Any]) -> None:
+        """Go on counting evaluations, or begin anew where they are made otherwise now."""
+        self.standing = Standing.of(state)
+        changes = [] if self.evaluation is None else self.standing.changes(self.evaluation.ruler)
+        if changes:
+            self.standing = Standing()
+            if self.world.is_first:
+                _log.warning(f"the best model is looked for anew: {', '.join(changes)} of the evaluation changed")
+
+    def _interrupted(self, signal: int) -> Interrupted:
+        seen = self.engine.images_seen
+        return Interrupted(signal, self.out, f"Continue with the same command and --resume (at {seen} images)")
 
     def _diverged(self) -> Diverged:
         engine = self.engine
@@ -336,10 +509,13 @@ def _duration(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
 
 
-def _plan(prepared: Prepared) -> TrainResult:
-    """Time a few steps on the first images, in memory only, and scale up."""
+def _plan(prepared: Prepared, evaluation: Evaluation | None) -> TrainResult:
+    """Time a few steps on the first images, and some of an evaluation, in memory only, and scale up."""
+    train = prepared.config.train
+    total = round(train.kimg * 1000)
+    evaluations = 0 if evaluation is None else math.ceil(train.kimg / train.eval_kimg)
+    each = 0.0 if evaluation is None else evaluation.seconds()
     speed = time_steps(prepared, warm_up=1, steps=2)
-    total = round(prepared.config.train.kimg * 1000)
     return TrainResult(
         status="planned",
         run_dir=None,
@@ -348,4 +524,6 @@ def _plan(prepared: Prepared) -> TrainResult:
         images_per_second=speed.images_per_second,
         seconds=total / speed.images_per_second,
         peak_memory=speed.peak_memory,
+        evaluations=evaluations,
+        evaluation_seconds=evaluations * each,
     )

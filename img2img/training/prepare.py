@@ -14,7 +14,7 @@ import torch
 
 from img2img import translators
 from img2img.checkpoint import NetworkSpec, load_networks, read_info
-from img2img.config import AugmentConfig, Config, DataPaths
+from img2img.config import AugmentConfig, Config, DataPaths, EvalConfig
 from img2img.data.batches import Batch, Loader
 from img2img.data.sources import Source, open_configured
 from img2img.data.threads import worker_count
@@ -38,9 +38,19 @@ _STARTED = time.monotonic()
 
 def check(config: Config, data: DataPaths, more: Iterable[Fault] = ()) -> None:
     """Raise Faults with all that is wrong with a configuration and its folders, and with `more`."""
-    faults = [*translators.check(config), *(data.faults() or _unfit_data(config, data)), *more]
+    faults = [*translators.check(config), *_unfit_measures(config)]
+    faults += [*(data.faults() or _unfit_data(config, data)), *more]
     if faults:
         raise Faults(faults)
+
+
+def _unfit_measures(config: Config) -> list[Fault]:
+    """What is wrong with what is to be measured."""
+    if not config.train.eval_kimg and config.eval == EvalConfig():
+        return []
+    from img2img.training import evaluation
+
+    return evaluation.check(config)
 
 
 def _unfit_data(config: Config, data: DataPaths) -> list[Fault]:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from img2img.atomic import write_text
-from img2img.training.charts import Series, line_chart
+from img2img.training.charts import Series, line_chart, number
 from img2img.training.page import Picture, command, embed, escape, facts, film, page, section
 from img2img.translators import TRANSLATORS
 
@@ -51,6 +51,10 @@ _MONITORS = {
 }
 
 
+# scores between about 0 and 1 that are read side by side
+_TOGETHER = ("precision", "recall", "density", "coverage")
+
+
 def write_report(run_dir: str | Path) -> Path:
     """Write `run_dir`/report.html, in one step, and return its path.
 
@@ -69,6 +73,7 @@ def write_report(run_dir: str | Path) -> Path:
         _header(name, recipe)
         + _status(config, records, run_dir / "model.safetensors")
         + section("Samples", _samples(run_dir / "samples"))
+        + section("Measures", _measures(records))
         + section("Curves", _curves(records))
         + section("Use it, or train on", _commands(run_dir, config))
         + section("Configuration", _settings(config))
@@ -218,6 +223,68 @@ def _samples(folder: Path) -> str:
     )
     frames = [(f"{seen / 1000:,g} kimg", picture) for seen, picture in snapshots]
     return note + film(frames, read_rows(folder / "rows.json"))
+
+
+def _measures(records: Sequence[Mapping[str, Any]]) -> str:
+    """What evaluations came to: the best and the last as a table, and each score over images."""
+    found = [record for record in records if isinstance(record.get("measures"), dict)]
+    if not found:
+        return ""
+    last = found[-1]
+    best_at = last.get("best_images")
+    best = next((record for record in found if record["images"] == best_at), None)
+    better = last["better"] if isinstance(last.get("better"), dict) else {}
+    columns = [("best and last", last)] if best is last else [("best", best), ("last", last)]
+    shown = [(what, record) for what, record in columns if record is not None]
+    heads = "".join(f"<th>{what}, at {record['images'] / 1000:,g} kimg</th>" for what, record in shown)
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td>"
+        + "".join(f"<td>{number(_value(record['measures'].get(name)))}</td>" for _, record in shown)
+        + f"<td>{escape(better.get(name, ''))}</td></tr>"
+        for name in sorted(last["measures"], key=_place)
+    )
+    table = (
+        f'<div class="wide"><table class="scores"><thead><tr><th></th>{heads}<th>better is</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>\n"
+    )
+    mark = best["images"] / 1000 if best is not None else None
+    charts = "".join(
+        line_chart(group, title=title, unit=unit, smooth=False, mark=mark)
+        for (title, unit), group in _by_score(log_series(found, "measures"), better).items()
+    )
+    kept = "" if best is None else "Rings mark the model that scored best, which is best.safetensors. "
+    return (
+        f'<p class="note">Measured with the averaged weights. {kept}{_cost(found)}</p>\n'
+        f'{table}<div class="charts">\n{charts}</div>\n'
+    )
+
+
+def _by_score(curves: Iterable[Series], better: Mapping[str, Any]) -> dict[tuple[str, str], list[Series]]:
+    """(title, unit) of a chart -> its curves: both directions of one score, or scores that belong together."""
+    charts: dict[tuple[str, str], list[Series]] = {}
+    for curve in sorted(curves, key=lambda curve: _place(curve.name)):
+        title = curve.name.removesuffix(" a2b").removesuffix(" b2a")
+        if title.startswith(_TOGETHER):
+            title = "Precision, recall, density, coverage"
+        way = better.get(curve.name, "")
+        charts.setdefault((title, f"{way} is better" if way in ("lower", "higher") else ""), []).append(curve)
+    return charts
+
+
+def _place(name: str) -> int:
+    """Where a score stands among those that belong together; before them for others."""
+    return next((place for place, word in enumerate(_TOGETHER) if name.startswith(word)), -1)
+
+
+def _cost(records: Sequence[Mapping[str, Any]]) -> str:
+    """What evaluations took, beside training."""
+    each = [_value(record.get("eval_seconds")) for record in records]
+    trained = _value(records[-1].get("seconds"))
+    if not all(map(math.isfinite, each)) or not trained > 0:
+        return ""
+    total = sum(each)
+    share = f"{total / trained:.1%}".replace("%", " %")
+    return f"{len(each)} evaluations took {_duration(total)} in all, {share} of the training time."
 
 
 def _curves(records: Sequence[Mapping[str, Any]]) -> str:

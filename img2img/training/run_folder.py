@@ -41,6 +41,7 @@ class RunFolder:
         self.path = path
         self.states = path / "state"
         self.model = path / "model.safetensors"
+        self.best = path / "best.safetensors"
         self._log_path = path / "log.jsonl"
         self._lock: IO[str] | None = None
         self._made: list[Path] = []
@@ -111,6 +112,15 @@ class RunFolder:
                 file.write(line)
         except OSError as error:
             raise write_fault(self._log_path, error, len(line)) from error
+
+    def amend_log(self, record: Mapping[str, Any]) -> None:
+        """Add `record` to the log's last line where both are of the same images, else as a line of its own."""
+        lines = self._log_path.read_text(encoding="utf-8").splitlines(keepends=True) if self._log_path.exists() else []
+        last = json.loads(lines[-1]) if lines else {}
+        if last.get("images") != record["images"]:
+            self.append_log(record)
+            return
+        write_text(self._log_path, "".join([*lines[:-1], json.dumps({**last, **record}, sort_keys=True) + "\n"]))
 
     def rewind_log(self, images_seen: int) -> float:
         """Drop what was logged after `images_seen`; returns the seconds of training so far."""

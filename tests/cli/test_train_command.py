@@ -28,6 +28,10 @@ class Result:
     images_per_second: float
     seconds: float
     peak_memory: int
+    evaluations: int = 0
+    evaluation_seconds: float = 0.0
+    best: Any = None
+    stopped_early: bool = False
 
 
 class Training:
@@ -35,12 +39,13 @@ class Training:
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
+        self.more: dict[str, Any] = {}
 
     def train(self, config: Any, data: DataPaths, out: Path, **options: Any) -> Result:
         self.calls.append({"config": config, "data": data, "out": out, **options})
         if options["dry_run"]:
-            return Result("planned", None, None, 0, 20.0, 2000.0, 1_500_000_000)
-        return Result("finished", out, out / "model.safetensors", 40_000, 20.0, 2000.0, 1_500_000_000)
+            return Result("planned", None, None, 0, 20.0, 2000.0, 1_500_000_000, **self.more)
+        return Result("finished", out, out / "model.safetensors", 40_000, 20.0, 2000.0, 1_500_000_000, **self.more)
 
     @property
     def call(self) -> dict[str, Any]:
@@ -185,6 +190,23 @@ def test_a_dry_run_prints_a_configuration_that_can_be_used(training: Training, h
     assert not (here / "runs").exists()
 
 
+def test_the_best_model_and_an_early_end_are_told(training: Training, here: Path) -> None:
+    best = SimpleNamespace(
+        model_path=Path("runs/x/best.safetensors"), score="FD-SqueezeNet", value=85.312345, images_seen=14_000
+    )
+    training.more = {"best": best, "stopped_early": True}
+    lines = run("dcgan-small", "--images", "photos").stdout.splitlines()
+    assert lines[0] == "trained on 40,000 images, 33 min, stopped early"
+    assert lines[2] == "best    runs/x/best.safetensors  FD-SqueezeNet 85.312 at 14,000 images"
+
+
+def test_a_dry_run_tells_what_evaluations_cost(training: Training, here: Path) -> None:
+    training.more = {"evaluations": 10, "evaluation_seconds": 125.0}
+    result = run("dcgan-small", "--images", "photos", "--dry-run")
+    assert "# 10 evaluations, about 12 s each" in result.stdout
+    assert from_toml(result.stdout) == training.call["config"]
+
+
 def test_json_is_one_object(training: Training, here: Path) -> None:
     result = run("dcgan-small", "--images", "photos", "--json")
     assert json.loads(result.stdout) == {
@@ -195,6 +217,10 @@ def test_json_is_one_object(training: Training, here: Path) -> None:
         "images_per_second": 20.0,
         "seconds": 2000.0,
         "peak_memory": 1_500_000_000,
+        "evaluations": 0,
+        "evaluation_seconds": 0.0,
+        "best": None,
+        "stopped_early": False,
     }
     planned = json.loads(run("dcgan-small", "--images", "photos", "--json", "--dry-run").stdout)
     assert planned["status"] == "planned"
@@ -211,12 +237,14 @@ def test_of_several_processes_the_first_speaks(training: Training, here: Path, m
 # --- progress
 
 
-def progress(seen: int) -> Any:
-    return SimpleNamespace(images_seen=seen, total_images=4000, images_per_second=10.0, terms={"generator": 0.51234})
+def progress(seen: int, activity: str = "") -> Any:
+    terms = {"generator": 0.51234}
+    return SimpleNamespace(images_seen=seen, total_images=4000, images_per_second=10.0, terms=terms, activity=activity)
 
 
 def test_progress_in_words() -> None:
     assert describe(progress(1000)) == "1,000 of 4,000 images  10.0 images/s  5 min to go  generator 0.512"
+    assert describe(progress(1000, "evaluating: 32 of 500")) == "1,000 of 4,000 images  evaluating: 32 of 500"
     assert [duration(seconds) for seconds in (3.2, 89, 100, 5000, 12_000)] == [
         "3 s",
         "89 s",
@@ -253,7 +281,9 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, term: 
     with TrainProgress() as watch:
         watch(progress(1000))
         watch(progress(2000))
+        watch(progress(2000, "evaluating: 32 of 500"))
     assert ("2.00k/4.00k" in terminal.getvalue()) is draws
+    assert ("evaluating: 32 of 500" in terminal.getvalue()) is draws
 
 
 def test_logs_of_the_library_reach_stderr_as_lines(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:

@@ -140,6 +140,75 @@ def test_every_monitor_is_in_its_chart(tmp_path: Path) -> None:
         assert [name for chart in charts.values() for name in chart if name in words] == list(monitors)
 
 
+def add_measures(run: Path, best_at: int) -> None:
+    """Evaluations at 1, 2, 3 and 4 kimg in the log of a run."""
+    lines = []
+    for line in (run / "log.jsonl").read_text("utf-8").splitlines():
+        record = json.loads(line)
+        if record["images"] % 1000 == 0:
+            share = record["images"] / 5000
+            record["measures"] = {
+                "FD-X a2b": 100 * share,
+                "FD-X b2a": 20.0,
+                "coverage-X a2b": share,
+                "recall-X a2b": 0.5,
+            }
+            record["better"] = {
+                "FD-X a2b": "lower",
+                "FD-X b2a": "lower",
+                "coverage-X a2b": "higher",
+                "recall-X a2b": "higher",
+            }
+            record |= {"best_images": best_at, "eval_seconds": 5.0}
+        lines.append(json.dumps(record, sort_keys=True))
+    (run / "log.jsonl").write_text("\n".join(lines), "utf-8")
+
+
+def test_measures_are_a_table_and_curves_with_the_best_marked(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    assert "Measures" not in Page(write_report(run).read_text("utf-8")).text
+    add_measures(run, best_at=2000)
+    text = write_report(run).read_text("utf-8")
+    part = re.findall(r"<section>.*?</section>", text, re.DOTALL)[1]
+    assert_self_contained(text)
+    figures = re.findall(r"<figure.*?</figure>", part, re.DOTALL)
+    titles = ["FD-X lower is better", "Precision, recall, density, coverage higher is better"]
+    assert [title in Page(figure).text for figure, title in zip(figures, titles, strict=True)] == [True, True]
+    # one ring for each curve in each plot, at 2 of 4 kimg
+    rings = [value for tag, value in Page(part).elements if (value.get("class") or "").startswith("ring")]
+    assert len(rings) == part.count('class="line')
+    assert all((ring["style"] or "").startswith("left:50.00%") for ring in rings)
+    rows = re.findall(r"<tr>(.*?)</tr>", part)
+    cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in rows]
+    assert cells == [
+        ["", "best, at 2 kimg", "last, at 4 kimg", "better is"],
+        ["FD-X a2b", "40", "80", "lower"],
+        ["FD-X b2a", "20", "20", "lower"],
+        ["recall-X a2b", "0.5", "0.5", "higher"],
+        ["coverage-X a2b", "0.4", "0.8", "higher"],
+    ]
+    # 4 times 5 s beside 80 s of training
+    assert "4 evaluations took 20 s in all, 25.0 % of the training time." in Page(part).text
+
+
+@pytest.mark.parametrize("best_at", [4000, 0])
+def test_measures_without_another_best_have_one_column(tmp_path: Path, best_at: int) -> None:
+    run = make_run(tmp_path / "run")
+    add_measures(run, best_at)
+    text = write_report(run).read_text("utf-8")
+    assert ("best and last, at 4 kimg" in text, "last, at 4 kimg" in text) == (best_at == 4000, True)
+    assert ("Rings mark" in text) is (best_at == 4000)
+
+
+def test_odd_measures_do_no_harm(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with (run / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write('{"images": 5000, "measures": {"<b>": NaN, "x": null}, "better": 3, "best_images": "y"}\n')
+    page = Page(write_report(run).read_text("utf-8"))
+    assert page.count("b") == 0
+    assert "not finite" in page.text
+
+
 def test_points_are_trained_on_with_their_world(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     (run / "config.toml").write_text('translator = "points"\n', "utf-8")

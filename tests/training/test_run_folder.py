@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from pathlib import Path
 from typing import IO
@@ -35,6 +36,20 @@ def test_a_run_that_began_keeps_its_folder(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "runs" / "new", CONFIG, resume=False) as folder:
         folder.write_config(CONFIG)
     assert sorted(path.name for path in (tmp_path / "runs" / "new").iterdir()) == [".lock", "config.toml"]
+
+
+def test_the_last_line_of_the_log_is_amended(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run", CONFIG, resume=False) as folder:
+        folder.amend_log({"images": 2, "seconds": 1.0, "measures": {"x": 1}})
+        folder.append_log({"images": 4, "seconds": 2.0, "terms": {}})
+        folder.amend_log({"images": 4, "seconds": 2.0, "measures": {"x": 0.1 + 0.2}})
+        folder.amend_log({"images": 6, "seconds": 2.5, "measures": {"x": 3}})
+        assert folder.rewind_log(6) == 2.5
+    assert [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()] == [
+        {"images": 2, "seconds": 1.0, "measures": {"x": 1}},
+        {"images": 4, "seconds": 2.0, "terms": {}, "measures": {"x": 0.1 + 0.2}},
+        {"images": 6, "seconds": 2.5, "measures": {"x": 3}},
+    ]
 
 
 def test_a_second_trainer_is_kept_out_and_takes_nothing_away(tmp_path: Path) -> None:
