@@ -15,9 +15,9 @@ from torch import Tensor
 from img2img.errors import UsageFault, unknown_name
 from img2img.evaluation.extractors import ExtractorSpec
 from img2img.evaluation.features import Features
-from img2img.metrics.bootstrap import FEWEST, Interval, frechet_interval, kernel_interval
 from img2img.metrics.frechet import frechet_distance, frechet_distance_of, frechet_infinity, frechet_per_class
 from img2img.metrics.inception_score import inception_score
+from img2img.metrics.intervals import FEWEST, Interval, frechet_interval, kernel_interval
 from img2img.metrics.kernel_distance import kernel_distance
 from img2img.metrics.manifold import prdc
 from img2img.metrics.neighbours import memorisation

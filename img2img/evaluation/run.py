@@ -27,7 +27,7 @@ from img2img.evaluation.perceptual import LIN_WEIGHTS, Perceptual, load_perceptu
 from img2img.evaluation.statistics import is_statistics, read_statistics
 from img2img.evaluation.weights import find_weights, network_of, weights_path
 from img2img.inference.model import Model
-from img2img.metrics.bootstrap import FEWEST
+from img2img.metrics.intervals import FEWEST
 from img2img.metrics.lpips import feature_similarity
 from img2img.metrics.path_length import path_length
 from img2img.version import __version__

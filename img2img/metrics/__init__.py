@@ -2,7 +2,7 @@
 
 frechet.py          Fréchet distance (FID), streaming moments, its limit for infinitely many samples, within classes
 kernel_distance.py  kernel distance (KID)
-bootstrap.py        intervals for both
+intervals.py        where the true value of either lies
 inception_score.py  Inception Score
 manifold.py         precision, recall, density, coverage
 neighbours.py       nearest neighbours, memorisation

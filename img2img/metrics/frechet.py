@@ -103,7 +103,7 @@ class Moments:
         own_device = self._origin.device
         device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else own_device
         count = torch.full((1,), self.count, dtype=torch.float64, device=device)
-        # about the common mean, rounded, which need not be the exact one: its error is found and taken out by _join
+        # the common mean, rounded, serves as the origin of all; how far it is off is summed with the scatters
         sums = torch.cat((count, self.count * (self._origin + self._mean).to(device)))
         dist.all_reduce(sums)
         origin = (sums[1:] / sums[0].clamp(min=1)).to(own_device)

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from img2img.devices import peak_memory
-from img2img.metrics.bootstrap import Interval, frechet_interval, kernel_interval
 from img2img.metrics.frechet import Gaussian, fit, frechet_distance, frechet_distance_of, frechet_infinity
 from img2img.metrics.inception_score import inception_score
+from img2img.metrics.intervals import Interval, frechet_interval, kernel_interval
 from img2img.metrics.kernel_distance import kernel_distance
 from img2img.metrics.manifold import density_coverage, prdc, precision_recall
 from img2img.metrics.neighbours import nearest

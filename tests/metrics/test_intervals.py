@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from img2img.metrics.bootstrap import _gap, _gap_within, _self_pairs, _student, frechet_interval, kernel_interval
 from img2img.metrics.frechet import Gaussian, factored, fit, frechet_distance_of
+from img2img.metrics.intervals import _gap, _gap_within, _self_pairs, _student, frechet_interval, kernel_interval
 from img2img.metrics.kernel_distance import squared_mmd
 
 SCRIPT = Path(__file__).parents[1] / "bench" / "measures_scale.py"
