@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -174,8 +174,8 @@ def export_model(
     return info
 
 
-def add_metrics(path: str | Path, metrics: Mapping[str, Any]) -> None:
-    """Add measures to a model file's description; its weights keep their bytes.
+def add_metrics(path: str | Path, metrics: Mapping[str, Any], drop: Collection[str] = ()) -> None:
+    """Add measures to a model file's description, without those called `drop`; its weights keep their bytes.
 
     Raises:
         UsageFault: as read_info. Fault: it cannot be written, and is then as it was.
@@ -186,7 +186,8 @@ def add_metrics(path: str | Path, metrics: Mapping[str, Any]) -> None:
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     metadata = json.loads(header["__metadata__"][METADATA_KEY])
-    metadata["metrics"] = {**metadata["metrics"], **metrics}
+    kept = {name: value for name, value in metadata["metrics"].items() if name not in drop}
+    metadata["metrics"] = {**kept, **metrics}
     header["__metadata__"][METADATA_KEY] = json.dumps(metadata, sort_keys=True, ensure_ascii=True)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the weights stay aligned

@@ -16,7 +16,7 @@ _CARD_SUFFIX = ".card.json"
 
 
 @click.command("evaluate", short_help="Measure pictures, or a model, against real pictures.", no_args_is_help=True)
-@click.argument("real", type=click.Path(path_type=Path))
+@click.argument("real", type=click.Path(path_type=Path), required=False)
 @click.argument("fake", type=click.Path(path_type=Path), required=False)
 @click.option("--model", type=click.Path(path_type=Path), metavar="MODEL",
               help="Measure what this model makes: new pictures, or translations of --source.")  # fmt: skip
@@ -43,6 +43,8 @@ _CARD_SUFFIX = ".card.json"
 @click.option("--resamples", type=click.IntRange(0, 10_000), default=20, show_default=True, metavar="N",
               help="Parts left out in turn for the intervals, at least 8; 0 gives none.")  # fmt: skip
 @click.option("--skip-bad", is_flag=True, help="Leave out files that cannot be used, and count them in the card.")
+@click.option("--allow-truncated", is_flag=True, help="Take what is there of a file that is cut short.")
+@click.option("--max-pixels", type=click.IntRange(1), metavar="N", help="Refuse larger pictures.  [default: 178956970]")
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Pictures at once.")
 @click.option("--workers", type=click.IntRange(1, 64), metavar="N", help="Threads that read.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE.json",
@@ -51,7 +53,7 @@ _CARD_SUFFIX = ".card.json"
 @device_option
 @json_option
 def command(
-    real: Path,
+    real: Path | None,
     fake: Path | None,
     model: Path | None,
     source: Path | None,
@@ -69,13 +71,15 @@ def command(
     seed: int,
     resamples: int,
     skip_bad: bool,
+    allow_truncated: bool,
+    max_pixels: int | None,
     batch: int | None,
     workers: int | None,
     out: Path | None,
     no_card: bool,
     device: str,
     as_json: bool,
-) -> None:
+) -> int:
     """Measure the pictures of FAKE, or of a model, against those of REAL, and write a metric card.
 
     REAL and FAKE are folders or .npz files; REAL may also be statistics of another tool (mu and sigma in an .npz). The
@@ -94,6 +98,7 @@ def command(
       img2img evaluate photos drawings --resolution 256 --measure kid --json
     """
 
+    from img2img.data.decode import MAX_PIXELS
     from img2img.distributed import World
     from img2img.evaluation.card import write_card, write_into_model
     from img2img.evaluation.run import evaluate, known_measures
@@ -101,10 +106,14 @@ def command(
 
     if "list" in measures:
         _list(known_measures(), as_json)
-        return
+        return 0
+    if real is None:
+        raise click.UsageError("Missing argument 'REAL'")
     target = None if no_card else out or _beside(fake, model)
     if target is not None:
         _check_target(target)
+    if target is not None and model is not None and model.exists():
+        _check_writable("--model", model.parent)
     with PartProgress() as progress:
         card = evaluate(
             real,
@@ -125,23 +134,31 @@ def command(
             seed=seed,
             resamples=resamples,
             skip_bad=skip_bad,
+            allow_truncated=allow_truncated,
+            max_pixels=max_pixels or MAX_PIXELS,
             batch=batch,
             workers=workers or 0,
             device=device,
-            progress=progress,
+            progress=progress if World().is_first else None,
         )
+    left_out = card.real.get("left_out", 0) + card.fake.get("left_out", 0)
+    code = 3 if left_out else 0
     if not World().is_first:
-        return
+        return code
+    written = []
     if target is not None:
         write_card(card, target)
+        written.append(target)
         if model is not None and model.exists():
             write_into_model(card, model)
+            written.append(model)
     if as_json:
         import json
 
-        print_json({**json.loads(card.to_json()), "card": target})
+        print_json({**json.loads(card.to_json()), "card": target, "exit_code": code})
     else:
-        _show(card, target)
+        _show(card, written)
+    return code
 
 
 def _beside(fake: Path | None, model: Path | None) -> Path | None:
@@ -161,6 +178,16 @@ def _check_target(target: Path) -> None:
         raise UsageFault("--out", f"{target} does not end in .json", f"Use {target.with_suffix('.json')}")
     if not target.parent.is_dir():
         raise UsageFault("--out", f"there is no folder {target.parent}", "Make it, or choose another place")
+    _check_writable("--out", target.parent)
+
+
+def _check_writable(option: str, folder: Path) -> None:
+    import os
+
+    from img2img.errors import UsageFault
+
+    if not os.access(folder, os.W_OK):
+        raise UsageFault(option, f"{folder} cannot be written to, and the card goes there", "Add --no-card, or --out")
 
 
 def _list(measures: dict[str, str], as_json: bool) -> None:
@@ -172,7 +199,7 @@ def _list(measures: dict[str, str], as_json: bool) -> None:
         click.echo(f"{name:<{width}}  {help}")
 
 
-def _show(card: Card, target: Path | None) -> None:
+def _show(card: Card, written: list[Path]) -> None:
     from img2img.errors import printable
 
     for side, facts in (("REAL", card.real), ("FAKE", card.fake)):
@@ -190,8 +217,8 @@ def _show(card: Card, target: Path | None) -> None:
         if interval:
             bounds = f"   {interval['level']:.0%} interval {number(interval['low'])} to {number(interval['high'])}"
         click.echo(f"{name:<{width}}  {number(score['value'])}{spread}{bounds}")
-    if target is not None:
-        click.echo(printable(f"card  {target}"))
+    if written:
+        click.echo(printable(f"card  {', and in '.join(map(str, written))}"))
 
 
 def number(value: float) -> str:
@@ -205,4 +232,5 @@ def _described(facts: dict[str, object]) -> str:
     made = {"samples": "samples", "translations": "translations", "statistics": "statistics"}
     what = made.get(str(facts["kind"]), "pictures")
     name = facts.get("name") or facts.get("recipe") or "a model"
-    return f"{count}{what} of {name}"
+    left_out = f", {facts['left_out']} left out" if "left_out" in facts else ""
+    return f"{count}{what} of {name}{left_out}"

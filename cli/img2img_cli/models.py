@@ -152,6 +152,16 @@ def _described(spec: NetworkSpec) -> str:
     return f"{copies}{spec.name}({', '.join(f'{key}={value}' for key, value in sorted(spec.arguments.items()))})"
 
 
+def _measures(info: ModelInfo) -> list[tuple[str, object]]:
+    return [(name, value) for name, value in sorted(info.metrics.items()) if name != "card"]
+
+
+def _plain(value: object) -> str:
+    from img2img_cli.evaluate import number
+
+    return number(value) if isinstance(value, float) else str(value)
+
+
 def _rows(info: ModelInfo) -> list[tuple[str, str]]:
     colours = {1: "grey", 3: "RGB", 4: "RGBA"}
     networks = (f"{name}: {_described(spec)}" for name, spec in sorted(info.networks.items()))
@@ -171,6 +181,6 @@ def _rows(info: ModelInfo) -> list[tuple[str, str]]:
         ("images seen", f"{info.images_seen:,}"),
         ("data", info.fingerprint),
         ("licence", info.licence or "not stated"),
-        ("measured", ", ".join(f"{name}: {value}" for name, value in sorted(info.metrics.items()) if name != "card")),
+        ("measured", ", ".join(f"{name}: {_plain(value)}" for name, value in _measures(info))),
     ]
     return [(name, value) for name, value in rows if value]

@@ -60,9 +60,10 @@ def _describe(name: str) -> dict[str, Any]:
 
     path = weights_path(name)
     info = read_info(path)
-    states = {False: "missing", True: "other file"}
-    state = "published" if info is not None and info.is_published else states[path.is_file()]
-    return {**dataclasses.asdict(KNOWN[name]), "state": state, "file": path, "info": info}
+    known = KNOWN[name]
+    here = "other file" if known.sha256 else "here"  # than the published one, where that is known
+    state = "published" if info is not None and info.is_published else here if path.is_file() else "missing"
+    return {**dataclasses.asdict(known), "state": state, "file": path, "info": info}
 
 
 @command.command("fetch")

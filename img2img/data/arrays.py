@@ -58,6 +58,15 @@ def is_arrays(path: PathLike) -> bool:
     return Path(path).suffix.lower() == ARRAYS_SUFFIX and not Path(path).is_dir()
 
 
+def has_labels(path: PathLike, part: str = "train") -> bool:
+    """Whether an .npz file holds labels beside the pictures of `part`; False where it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(f"{name}.npy" in archive.namelist() for name in _NAMES[part][1])
+    except _UNREADABLE:
+        return False
+
+
 def read_arrays(path: PathLike, part: str = "train", *, labels: bool = False) -> Arrays:
     """The pictures of `part` ("train" or "test") and, where asked for, their labels.
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from img2img.atomic import write_text
-from img2img.checkpoint import add_metrics, read_info
-from img2img.errors import UsageFault
+from img2img.checkpoint import add_metrics, model_digest, read_info
+from img2img.errors import Fault, UsageFault
 
 FORMAT = "img2img-card-1"
 CARD = "card"  # the card's name among the measures of a model file
@@ -64,12 +64,18 @@ def write_card(card: Card, path: Path) -> None:
 def write_into_model(card: Card, model: Path) -> None:
     """Put the card's values, and itself, among the measures of a model file; its weights stay as they are.
 
+    What an earlier card had put there is taken out: scores of two measurements side by side would seem to be of one.
+
     Raises:
-        Fault: the file cannot be written; it is then as it was.
+        Fault: the file is another model by now, or cannot be written; it is then as it was.
     """
+    if model_digest(model) != card.fake.get("model"):
+        raise Fault(model, "has changed since it was measured, so it was given no card", "Measure it again")
     plain = json.loads(card.to_json())
     values = {name: score["value"] for name, score in plain["scores"].items()}
-    add_metrics(model, {**values, CARD: plain})
+    old = read_info(model).metrics.get(CARD)
+    stale = old.get("scores", ()) if isinstance(old, dict) else ()
+    add_metrics(model, {**values, CARD: plain}, drop=set(stale))
 
 
 def read_card(path: str | Path) -> Card:
@@ -83,7 +89,10 @@ def read_card(path: str | Path) -> Card:
         found = read_info(path).metrics.get(CARD)
         if found is None:
             raise UsageFault(path, "holds no metric card", "Make one by img2img evaluate REAL --model MODEL")
-        return _parse(path, found)
+        card = _parse(path, found)
+        if card.fake.get("model") != model_digest(path):
+            raise UsageFault(path, "its metric card is of another model", "Measure it again")
+        return card
     try:
         if not path.is_file():
             problem = "is no regular file" if path.exists() else "there is no such file"
@@ -111,7 +120,7 @@ def _parse(path: Path, found: Any) -> Card:
         set(found) == {item.name for item in dataclasses.fields(Card)}
         and all(isinstance(found[name], dict) for name in tables)
         and (found["extractor"] is None or isinstance(found["extractor"], dict))
-        and all(isinstance(score, dict) and _is_number(score.get("value")) for score in found["scores"].values())
+        and all(_is_score(score) for score in found["scores"].values())
         and all(isinstance(found[side].get("count"), int | None) for side in ("real", "fake"))
     )
     if not sound:
@@ -120,8 +129,20 @@ def _parse(path: Path, found: Any) -> Card:
     return Card(**{**found, "scores": scores})
 
 
+def _is_score(score: object) -> bool:
+    if not isinstance(score, dict) or not _is_number(score.get("value")) or not isinstance(score.get("details"), dict):
+        return False
+    interval = score.get("interval")
+    return interval is None or (isinstance(interval, dict) and all(_is_number(interval.get(end)) for end in _ENDS))
+
+
+_ENDS = ("low", "high", "level")
+
+
 def _is_number(value: object) -> bool:
-    return (isinstance(value, int | float) and not isinstance(value, bool)) or value in _WORDS.values()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return not math.isnan(value)
+    return isinstance(value, str) and value in _WORDS.values()
 
 
 def _number(value: float | str) -> float:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from img2img.errors import Fault, Faults, UsageFault
 from img2img.evaluation.card import Card
+from img2img.evaluation.pairs import PAIR_NAMES
 
 # details of a score that are results, not choices
 _RESULTS = frozenset(
     (
         "std", "slope", "values", "classes", "nearest", "whole_sets", "expected", "equal_pairs", "mean_of_others",
-        "discarded",
+        "discarded", "spread", "copies", "z", "sizes",
     )
 )  # fmt: skip
 
@@ -44,7 +45,7 @@ def compare_cards(first: Card, second: Card, names: tuple[Path | str, Path | str
     """
     shared = [name for name in first.scores if name in second.scores]
     reasons = [] if shared else [_reason("measures", list(first.scores), list(second.scores), "Measure both the same")]
-    reasons += _differences(first, second)
+    reasons += _differences(first, second, shared)
     for name in shared:
         one, other = (_choices(card.scores[name]) for card in (first, second))
         if one != other:
@@ -55,16 +56,17 @@ def compare_cards(first: Card, second: Card, names: tuple[Path | str, Path | str
     return [_row(name, first.scores[name], second.scores[name]) for name in shared]
 
 
-def _differences(first: Card, second: Card) -> list[Fault]:
-    """What makes all scores of two cards incomparable."""
-    found = []
+def _differences(first: Card, second: Card, shared: Sequence[str]) -> list[Fault]:
+    """What makes the scores that two cards share incomparable."""
+    found: list[Fault] = []
+    looked = [name for name in shared if name not in PAIR_NAMES and "weights" not in first.scores[name]["details"]]
     for key, mend in (
         ("name", "Measure both with one --extractor"),
         ("weights", "Measure both with the same weights file"),
         ("resize", "Measure both with the same --resize"),
     ):
         one, other = (None if card.extractor is None else card.extractor.get(key) for card in (first, second))
-        if one != other:
+        if looked and one != other:
             found.append(_reason(f"extractor's {key}", one, other, mend))
     if first.preparation != second.preparation:
         found.append(
@@ -79,7 +81,11 @@ def _differences(first: Card, second: Card) -> list[Fault]:
                 "Measure both against the same pictures",
             )
         )
-    if first.fake.get("count") != second.fake.get("count"):
+    one, other = (sorted(card.fake.get("sizes") or ()) for card in (first, second))
+    if one != other:
+        found.append(_reason("sizes of fake pictures", one, other, "Use the same --resolution"))
+    counted = any(first.scores[name].get("counts_matter", True) for name in shared)
+    if counted and first.fake.get("count") != second.fake.get("count"):
         mend = "Distances fall with the count: measure both with the same --count"
         found.append(_reason("count of fake pictures", first.fake.get("count"), second.fake.get("count"), mend))
     return found

@@ -1,11 +1,12 @@
 """Features of a set of pictures: extracted once, kept in a cache, and the ground of every measure over them.
 
-The cache's key is made of the pictures' contents, how they are prepared, the extractor's weights and its resize, so
-that nothing stale is ever taken; a damaged file of it is noticed by its checksum and made anew.
+The cache's key is made of the pictures' contents, how they are prepared, the extractor's weights and its resize, and of
+the version of this code; a damaged file of it is noticed by its checksum and made anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -13,9 +14,8 @@ import logging
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -26,8 +26,9 @@ from img2img.atomic import write_bytes
 from img2img.distributed import World
 from img2img.errors import Fault, UsageFault
 from img2img.evaluation.extractors import Extractor
-from img2img.evaluation.image_set import ImageSet, Size
+from img2img.evaluation.image_set import ImageSet
 from img2img.metrics.frechet import Gaussian, Moments, fit
+from img2img.version import __version__
 
 _log = logging.getLogger(__name__)
 _FORMAT = 1
@@ -48,8 +49,6 @@ class Features:
         values: (n, d) float32, or None where only mean and covariance are known.
         logits: (n, k) float32 of a classifier, or None.
         names, labels: of each picture, see ImageSet.
-        sizes: (height, width) -> how many pictures had it, before the extractor's own resize.
-        source: where the pictures come from, for a card.
         moments: mean and covariance where there are no `values`.
     """
 
@@ -58,8 +57,6 @@ class Features:
     logits: Tensor | None = None
     names: Sequence[str] = ()
     labels: Sequence[str] | None = None
-    sizes: Mapping[Size, int] = field(default_factory=dict)
-    source: Mapping[str, Any] = field(default_factory=dict)
     moments: Gaussian | None = None
 
     @functools.cached_property
@@ -96,7 +93,9 @@ def extract(
             images.subject, f"{len(images)} picture makes no set to measure", "Give at least two, better thousands"
         )
     world = world or World()
-    path = None if cache is None else cache / f"{_key(images, extractor)}{_SUFFIX}"
+    # what a module of the user's computes is not all in its name and weights
+    keeps = cache is not None and extractor.spec.name != "custom"
+    path = None if cache is None or not keeps else cache / f"{_key(images, extractor)}{_SUFFIX}"
     tensors = None if path is None else _read(path)
     # together or not at all: the machines of several processes need not share a cache
     if world.any(int(tensors is None), extractor.device):
@@ -115,8 +114,6 @@ def extract(
         tensors.get("logits"),
         images.names,
         images.labels,
-        images.sizes,
-        images.source,
         moments,
     )
 
@@ -131,7 +128,8 @@ def _extract(
     count, dimension = len(images), extractor.spec.feature_dim
     share = -(-count // world.size)
     mine = range(min(count, world.rank * share), min(count, (world.rank + 1) * share))
-    # who has nothing to do looks at the last one too, which is cut off again: all gather tensors of one shape
+    # who has nothing to do looks at the last one too, which counts for nothing: all gather tensors of one shape
+    has_own = len(mine) > 0
     mine = mine or range(count - 1, count)
     streams = 4 * count * dimension > LARGEST_IN_MEMORY
     moments = Moments(dimension)
@@ -141,7 +139,8 @@ def _extract(
     for indices, pictures in images.batches(mine, batch):
         seen = extractor(pictures)
         if streams:
-            moments.update(seen.features)
+            if has_own:
+                moments.update(seen.features)
         else:
             rows = torch.tensor(indices) - mine.start
             features[rows] = seen.features
@@ -154,17 +153,20 @@ def _extract(
     if streams:
         moments.all_reduce()
         gaussian = moments.gaussian()
-        return {"mean": gaussian.mean, "covariance": gaussian.covariance}
+        return _checked({"mean": gaussian.mean, "covariance": gaussian.covariance}, images, extractor)
     tensors = {"features": world.gather(features.to(extractor.device)).cpu()[:count]}
     if logits is not None:
         tensors["logits"] = world.gather(logits.to(extractor.device)).cpu()[:count]
-    bad = (~tensors["features"].isfinite().all(1)).nonzero()[:, 0]
-    if len(bad):
-        raise Fault(
-            images.names[int(bad[0])],
-            f"{extractor.spec.name} gives values that are not numbers for {len(bad)} pictures",
-            "Check its weights",
-        )
+    return _checked(tensors, images, extractor)
+
+
+def _checked(tensors: dict[str, Tensor], images: ImageSet, extractor: Extractor) -> dict[str, Tensor]:
+    """`tensors`, if all are numbers: nothing else is kept."""
+    for name, tensor in tensors.items():
+        bad = (~tensor.isfinite().reshape(len(tensor), -1).all(1)).nonzero()[:, 0]
+        if len(bad):
+            subject = images.names[int(bad[0])] if len(tensor) == len(images) else images.subject
+            raise Fault(subject, f"{extractor.spec.name} gives {name} that are not numbers", "Check its weights")
     return tensors
 
 
@@ -181,7 +183,7 @@ def cache_folder() -> Path:
 
 
 def _key(images: ImageSet, extractor: Extractor) -> str:
-    facts = [_FORMAT, images.identity, extractor.spec.name, extractor.digest, extractor.resize]
+    facts = [_FORMAT, __version__, images.identity, extractor.spec.name, extractor.digest, extractor.resize]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -217,16 +219,22 @@ def _read(path: Path) -> dict[str, Tensor] | None:
     if metadata != {"format": _FORMAT, "sha256": digest.hexdigest()}:
         _log.warning("%s is damaged and made anew", path)
         return None
-    os.utime(path)
+    with contextlib.suppress(OSError):  # another may own it, or have removed it meanwhile
+        os.utime(path)
     return tensors
 
 
 def _prune(folder: Path) -> None:
     """Remove what was not used for longest until the cache is within its limit."""
-    files = sorted(folder.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime)
-    total = sum(path.stat().st_size for path in files)
-    for path in files[:-1]:
+    files = []
+    for path in folder.glob(f"*{_SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):  # others prune too
+            status = path.stat()
+            files.append((status.st_mtime, status.st_size, path))
+    files.sort()
+    total = sum(size for _, size, _ in files)
+    for _, size, path in files[:-1]:
         if total <= LARGEST_CACHE:
             return
-        total -= path.stat().st_size
+        total -= size
         path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,11 +23,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from img2img.data.arrays import is_arrays, read_arrays
+from img2img.data.arrays import has_labels, is_arrays, read_arrays
 from img2img.data.decode import MAX_PIXELS, open_image, upright_size
 from img2img.data.files import list_images, no_images
 from img2img.data.resize import fit_to, to_tensor
-from img2img.data.sources import class_folders
+from img2img.data.sources import class_folders, match_classes
 from img2img.data.threads import map_in_threads
 from img2img.errors import Fault, Faults, ImageFault, UsageFault
 from img2img.inference.model import Model
@@ -34,8 +35,10 @@ from img2img.inference.model import Model
 Size = tuple[int, int]
 Reported = Callable[[int, int], None]
 
+_log = logging.getLogger(__name__)
 _TIMEOUT = 120.0  # seconds before a file that does not answer is a fault
 _NUM_FAULTS_SHOWN = 20
+_BATCHES_WAITING = 4
 
 
 @dataclass(frozen=True)
@@ -92,16 +95,23 @@ class ImageSet(ABC):
         """These pictures, in this order."""
 
     def batches(self, indices: Sequence[int], batch: int) -> Iterator[tuple[list[int], Tensor]]:
-        """All of `indices` as (their indices, (N, C, h, w)) with N at most `batch`, pictures of one size together."""
+        """All of `indices` as (their indices, (N, C, h, w)) with N at most `batch`, pictures of one size together.
+
+        Where sizes are many, no more than a few batches of pictures wait for others of their size.
+        """
         waiting: dict[Size, tuple[list[int], list[Tensor]]] = {}
+        held = 0
         for index, picture in zip(indices, self.read(indices), strict=True):
             size = (picture.shape[1], picture.shape[2])
             numbers, pictures = waiting.setdefault(size, ([], []))
             numbers.append(index)
             pictures.append(picture)
-            if len(numbers) == batch:
+            held += 1
+            if len(numbers) == batch or held == _BATCHES_WAITING * batch:
+                fullest = max(waiting, key=lambda size: len(waiting[size][0]))
+                numbers, pictures = waiting.pop(fullest)
+                held -= len(numbers)
                 yield numbers, torch.stack(pictures)
-                del waiting[size]
         for numbers, pictures in waiting.values():
             yield numbers, torch.stack(pictures)
 
@@ -132,7 +142,7 @@ def open_set(
     """
     path = Path(path)
     if is_arrays(path):
-        arrays = read_arrays(path, part, labels=bool(classes))
+        arrays = read_arrays(path, part, labels=has_labels(path, part) if classes is None else classes)
         labels = None if arrays.labels is None else [str(label) for label in arrays.labels.tolist()]
         return ArraySet(arrays.images.transpose(0, 3, 1, 2), preparation, str(path), labels, limit)
     files = list_images(path)
@@ -196,13 +206,17 @@ class FileSet(ImageSet):
         )
         bad = [found for found in looked if isinstance(found, ImageFault)]
         _refuse(bad, len(files), self.subject, skip_bad)
+        for fault in bad:
+            _log.warning("left out: %s", fault)
         headers = {index: found for index, found in enumerate(looked) if isinstance(found, _Header)}
         order = sorted(headers, key=lambda index: (headers[index].digest, names[index]))[:limit]
+        _tell_if_fewer(len(order), limit, self.subject)
         self.files = [files[index] for index in order]
         self.names = [names[index] for index in order]
         self.labels = None if labels is None else [labels[index] for index in order]
         self.sizes = Counter(preparation.resolution or headers[index].size for index in order)
         digests = [headers[index].digest for index in order]
+        self._digests = digests
         self.identity = _identity(digests, preparation)
         self.source = {
             "kind": "files",
@@ -214,7 +228,7 @@ class FileSet(ImageSet):
     def read(self, indices: Sequence[int]) -> Iterator[Tensor]:
         def load(index: int) -> Tensor | ImageFault:
             try:
-                return _decode(self.files[index], self.preparation)
+                return _decode(self.files[index], self._digests[index], self.preparation)
             except ImageFault as fault:  # raised by the caller, so that all are named together
                 return fault
 
@@ -250,9 +264,17 @@ def _look(path: Path, preparation: Preparation, decode: bool) -> _Header | Image
         return ImageFault(path, f"cannot be read ({error.strerror})", "Check its disk and its permissions")
 
 
-def _decode(path: Path, preparation: Preparation) -> Tensor:
+def _decode(path: Path, digest: str, preparation: Preparation) -> Tensor:
+    """The picture of the content with this hash: features are kept under it."""
     picture = open_image(path, max_pixels=preparation.max_pixels, allow_truncated=preparation.allow_truncated)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        raise ImageFault(path, "changed while it was measured", "Measure again when nothing writes to it")
     return preparation.apply(to_tensor(picture.as_channels(preparation.channels)))
+
+
+def _tell_if_fewer(count: int, limit: int | None, subject: str) -> None:
+    if limit is not None and count < limit:
+        _log.warning("%s: has %d pictures, fewer than the %d that --count asks for", subject, count, limit)
 
 
 def _refuse(bad: Sequence[ImageFault], total: int, subject: str, skip_bad: bool) -> None:
@@ -284,6 +306,7 @@ class ArraySet(ImageSet):
         self.preparation = preparation
         digests = [hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in images]
         order = sorted(range(len(images)), key=lambda index: (digests[index], index))[:limit]
+        _tell_if_fewer(len(order), limit, subject)
         self._images, self._order = images, order
         self.names = [str(index) for index in order]
         self.labels = None if labels is None else [labels[index] for index in order]
@@ -313,7 +336,7 @@ class SampleSet(ImageSet):
     """New pictures of a model; its classes are as frequent as those of `like`, or come in turn.
 
     Raises:
-        UsageFault: the model makes no samples, or `like` has other classes.
+        UsageFault: the model makes no samples, or `like` has a class that it does not know.
     """
 
     def __init__(
@@ -352,9 +375,8 @@ def _classes_like(model: Model, count: int, like: Sequence[str] | None) -> list[
     known = model.info.classes
     if not known or like is None:
         return model.class_indices()
-    from img2img.data.sources import match_classes
-
-    match_classes(known, sorted(set(like)), "REAL")
+    if not set(like) <= set(known):
+        match_classes(known, sorted(set(like)), "REAL")
     # canonical order is by content, so any run of it has the classes in their proportions
     return [known.index(like[number % len(like)]) for number in range(count)]
 

@@ -35,6 +35,7 @@ class Score:
         better: which way is better, where one way is.
         interval: where the true value lies, if that was asked for.
         details: counts and choices that the number depends on, and its parts.
+        counts_matter: it can be compared only with what was taken of as many pictures.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Score:
     better: Better
     interval: Interval | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    counts_matter: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +99,7 @@ def _frechet_infinity(sets: Comparison) -> list[Score]:
     real, fake = _values(sets)
     found = frechet_infinity(real, fake, seed=sets.seed)
     details = {"slope": found.slope, "sizes": list(found.sizes), "values": list(found.values)}
-    return [Score(f"{sets.extractor.distance_name}∞", found.value, "lower", None, details)]
+    return [Score(f"{sets.extractor.distance_name}∞", found.value, "lower", None, details, counts_matter=False)]
 
 
 def _frechet_per_class(sets: Comparison) -> list[Score]:
@@ -115,13 +117,14 @@ def _kernel(sets: Comparison) -> list[Score]:
     interval = None
     if sets.has_intervals:
         interval = kernel_interval(real, fake, resamples=sets.resamples, seed=sets.seed)
+    is_whole = found.subset_size == len(real) == len(fake)
     details = {
-        "std": found.std,
+        **({} if is_whole else {"std": found.std}),  # every subset is then the same set
         "subsets": found.subsets,
         "subset_size": found.subset_size,
         "whole_sets": found.unbiased,
     }
-    return [Score(sets.called("KID"), found.value, "lower", interval, details)]
+    return [Score(sets.called("KID"), found.value, "lower", interval, details, counts_matter=False)]
 
 
 def _inception(sets: Comparison) -> list[Score]:

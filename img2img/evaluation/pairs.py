@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from img2img.data.values import to_float
 from img2img.errors import UsageFault
 from img2img.evaluation.image_set import ImageSet
 from img2img.evaluation.measures import Better, Score
+from img2img.evaluation.perceptual import Perceptual
 from img2img.metrics.paired import ms_ssim, psnr, ssim
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -34,6 +35,7 @@ PAIR_MEASURES: dict[str, PairMeasure] = {
     "ms_ssim": PairMeasure(ms_ssim, "higher", "structural similarity of pairs over five scales"),
 }
 _NAMES = {"psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}
+PAIR_NAMES = frozenset(_NAMES.values())
 
 
 def match_names(real: ImageSet, fake: ImageSet) -> list[tuple[int, int]]:
@@ -63,17 +65,17 @@ def compare_pairs(
     real: ImageSet,
     fake: ImageSet,
     pairs: Sequence[tuple[int, int]],
-    perceptual: tuple[str, Distance] | None = None,
+    perceptual: Perceptual | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Score]:
-    """The means of pair measures, and of a perceptual distance if one is given with its name.
+    """The means of pair measures, and of a perceptual distance if one is given.
 
     Raises:
         UsageFault: a pair's pictures differ in size, or are too small for a measure.
     """
     measures = {_NAMES[name]: (PAIR_MEASURES[name].compute, PAIR_MEASURES[name].better) for name in names}
     if perceptual is not None:
-        measures[perceptual[0]] = (perceptual[1], "lower")
+        measures[perceptual.name] = (perceptual, "lower")
     values: dict[str, list[float]] = {name: [] for name in measures}
     of_real, of_fake = real.read([pair[0] for pair in pairs]), fake.read([pair[1] for pair in pairs])
     for number, (one, other) in enumerate(zip(of_real, of_fake, strict=True)):
@@ -94,13 +96,14 @@ def compare_pairs(
                 ) from error
         if progress is not None:
             progress(number + 1, len(pairs))
-    return [_mean(name, values[name], better) for name, (_, better) in measures.items()]
+    weights = {} if perceptual is None else {perceptual.name: {"weights": perceptual.digest}}
+    return [_mean(name, values[name], better, weights.get(name, {})) for name, (_, better) in measures.items()]
 
 
-def _mean(name: str, values: Sequence[float], better: Better) -> Score:
+def _mean(name: str, values: Sequence[float], better: Better, choices: Mapping[str, str]) -> Score:
     """The mean, and beside an infinite one (of equal pictures) the mean of the finite ones."""
     finite = [value for value in values if math.isfinite(value)]
-    details: dict[str, float | int] = {"pairs": len(values)}
+    details: dict[str, float | int | str] = {"pairs": len(values), **choices}
     if len(finite) > 1:
         details["std"] = float(torch.tensor(finite, dtype=torch.float64).std())
     if len(finite) < len(values):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +16,14 @@ import torch
 from torch import Tensor
 
 from img2img.config import ARRAYS_SUFFIX
+from img2img.data.decode import MAX_PIXELS
 from img2img.devices import choose_device
 from img2img.distributed import World
-from img2img.errors import UsageFault, unknown_name
+from img2img.errors import Fault, UsageFault, unknown_name
 from img2img.evaluation.card import Card
-from img2img.evaluation.extractors import Extractor, ExtractorSpec, load_extractor
+from img2img.evaluation.extractors import EXTRACTORS, Extractor, ExtractorSpec, load_extractor
 from img2img.evaluation.features import Features, cache_folder, extract
-from img2img.evaluation.image_set import ImageSet, Preparation, SampleSet, Size, TranslatedSet, open_set
+from img2img.evaluation.image_set import ImageSet, Preparation, SampleSet, TranslatedSet, open_set
 from img2img.evaluation.measures import DEFAULT_MEASURES, MEASURES, Comparison, Score, check_measures, measure
 from img2img.evaluation.pairs import PAIR_MEASURES, compare_pairs, match_names
 from img2img.evaluation.perceptual import LIN_WEIGHTS, Perceptual, load_perceptual
@@ -41,6 +44,7 @@ OTHER_MEASURES = {
     PRESERVATION: "likeness of a translator's inputs and outputs in the extractor's eyes",
     PATH_LENGTH: "perceptual path length of a model's latent space",
 }
+_log = logging.getLogger(__name__)
 _DEFAULT_EXTRACTOR = "inception-2015"
 _RESAMPLES = 20
 _SAMPLES_FOR_STATISTICS = 10_000  # a model's, where nobody says how many and REAL does not show it
@@ -59,7 +63,7 @@ def evaluate(
     *,
     model: PathLike | None = None,
     source: PathLike | None = None,
-    measures: Sequence[str] = (),
+    measures: str | Sequence[str] = (),
     extractor: str | None = None,
     weights: PathLike | None = None,
     resize: str | None = None,
@@ -73,6 +77,8 @@ def evaluate(
     seed: int = 0,
     resamples: int = _RESAMPLES,
     skip_bad: bool = False,
+    allow_truncated: bool = False,
+    max_pixels: int = MAX_PIXELS,
     batch: int | None = None,
     workers: int = 0,
     device: str = "auto",
@@ -86,20 +92,23 @@ def evaluate(
         fake: folder or .npz file.
         model: model file in its place: one that makes new pictures, or one that translates `source`.
         source: what a translator translates; with `fake`, what that was made from (for "preservation").
-        measures: names of known_measures(); none takes Fréchet and kernel distance and precision to coverage.
+        measures: names of known_measures(); none takes Fréchet and kernel distance and precision to coverage, of
+            statistics alone the Fréchet distance.
         extractor: name of the network that looks, see extractors.EXTRACTORS; None is that of `weights`, or else
             inception-2015.
         weights: its safetensors file; None takes what `img2img weights` brought in.
-        resize: how pictures reach the extractor's size, "clean" or "tf1"; None is its own way.
+        resize: how pictures reach the extractor's size, "clean", "tf1" or "pytorch"; None is its own way.
         perceptual: the network of the measures "perceptual" and "ppl".
         resolution, fit: what every picture is brought to first; None is the model's own, or each picture's size.
         any_size: compare sets whose pictures differ in size.
         part: of an .npz file of pictures as `real`: "train" or "test".
         direction: of a translator, "a2b" or "b2a".
-        count: pictures of `fake`, or samples; None is all, or as many samples as there are real pictures.
+        count: pictures of `fake`, samples, or paths of "ppl"; None is all, as many samples as there are real pictures,
+            1000 paths.
         seed: of samples, subsets, splits and resampling.
         resamples: parts of the sets that are left out in turn for the intervals, at least 8; 0 gives none.
         skip_bad: leave out files that cannot be used.
+        allow_truncated, max_pixels: see decode.open_image.
         batch, workers, device: how it is computed; the result does not depend on them.
         cache: folder of features; None is features.cache_folder().
         progress: called with (what is done, pictures done, pictures in all).
@@ -107,7 +116,10 @@ def evaluate(
     Raises:
         UsageFault: sets that cannot be compared, measures that cannot be had, no weights. Fault: a broken network.
     """
-    names = tuple(dict.fromkeys(measures)) or DEFAULT_MEASURES
+    chosen_measures = (measures,) if isinstance(measures, str) else tuple(dict.fromkeys(measures))
+    names = chosen_measures or DEFAULT_MEASURES
+    if extractor is not None and extractor not in EXTRACTORS:
+        raise unknown_name("--extractor", extractor, EXTRACTORS)
     for name in names:
         if name not in known_measures():
             raise unknown_name("--measure", name, known_measures())
@@ -117,19 +129,25 @@ def evaluate(
     world.join(chosen)
     try:
         loaded = None if model is None else Model.load(model, str(chosen))
-        _check_sides(fake, loaded, source, names)
+        _check_sides(fake, loaded, source, names, count)
         eyes = _Eyes(extractor, None if weights is None else Path(weights), resize, perceptual, chosen)
         look = _Look(eyes, cache or cache_folder(), batch, world, progress)
         look.open_what_is_needed(names)
-        reading = _Reading(fit, any_size, part, direction, count, seed, skip_bad, workers, progress)
         size = (resolution, resolution) if isinstance(resolution, int) else resolution
-        sides = reading.open(real, fake, loaded, source, size, names)
+        preparation = Preparation(size, fit, max_pixels=max_pixels, allow_truncated=allow_truncated)
+        reading = _Reading(preparation, any_size, part, direction, count, seed, skip_bad, workers, progress)
+        sides = reading.open(real, fake, loaded, source, names)
+        if not chosen_measures and sides.statistics is not None:
+            names = tuple(name for name in names if MEASURES[name].needs == "moments")
         scores = _feature_scores(names, sides, look, seed, resamples)
         scores += _pair_scores(names, sides, look)
         if PATH_LENGTH in names and loaded is not None:
             scores.append(_path_length(loaded, look.perceptual(), count or _PATHS, seed))
     finally:
         world.leave()
+    for score in scores:
+        if math.isnan(score.value):
+            raise Fault(score.name, "came out as no number", "Check the weights of the network that looks")
     return Card(
         scores={score.name: _described(score) for score in scores},
         real=sides.described("real"),
@@ -141,7 +159,9 @@ def evaluate(
     )
 
 
-def _check_sides(fake: PathLike | None, model: Model | None, source: PathLike | None, names: Sequence[str]) -> None:
+def _check_sides(
+    fake: PathLike | None, model: Model | None, source: PathLike | None, names: Sequence[str], count: int | None
+) -> None:
     """Refuse a wrong choice of FAKE, --model and --source."""
     if (fake is None) == (model is None):
         problem = "is given beside --model" if fake is not None else "is not given, nor is --model"
@@ -151,6 +171,19 @@ def _check_sides(fake: PathLike | None, model: Model | None, source: PathLike | 
         raise UsageFault("--source", "is not given, and the model translates", "Give the folder of what it translates")
     if source is not None and model is not None and not translates:
         raise UsageFault("--source", f"is given, but {model.path} makes pictures from noise", "Leave it out")
+    paired = any(name in PAIR_MEASURES or name == PERCEPTUAL for name in names)
+    if count is not None and (paired or (PRESERVATION in names and model is None)):
+        raise UsageFault("--count", "would leave pictures without the partners of their names", "Leave it out")
+    if source is not None and model is None and PRESERVATION not in names:
+        mend = f"Give --model too, or --measure {PRESERVATION}, or leave it out"
+        raise UsageFault("--source", "is given without --model, and nothing that is measured needs it", mend)
+    if model is not None and model.info.task == "sample":
+        for name in names:
+            if name in PAIR_MEASURES or name == PERCEPTUAL:
+                problem = "compares pictures of one name, and samples have no names"
+                raise UsageFault(f"--measure {name}", problem, "Leave it out, or give a model that translates")
+        if "fd_per_class" in names and not model.info.classes:
+            raise UsageFault("--measure fd_per_class", f"needs classes, and {model.path} has none", "Leave it out")
     if PRESERVATION in names and source is None:
         raise UsageFault(f"--measure {PRESERVATION}", "compares inputs and outputs", "Give --source, the inputs")
     if PATH_LENGTH in names and (model is None or model.info.task != "sample"):
@@ -184,7 +217,7 @@ class _Sides:
 class _Reading:
     """How the sides are found and read; see evaluate."""
 
-    fit: str
+    preparation: Preparation
     any_size: bool
     part: str
     direction: str | None
@@ -200,20 +233,17 @@ class _Reading:
         fake: PathLike | None,
         model: Model | None,
         source: PathLike | None,
-        resolution: Size | None,
         names: Sequence[str],
     ) -> _Sides:
         """Both sides, of comparable sizes."""
-        preparation = Preparation(resolution, self.fit)
+        preparation = self.preparation
         direction = None
         if model is not None:
             direction = model.direction(self.direction) if model.info.task == "translate" else None
             domain = direction[-1] if direction else "image"
-            preparation = Preparation(
-                resolution or model.info.resolution,
-                self.fit if resolution else model.info.fit,
-                min(3, model.info.channels[domain]),
-            )
+            preparation = dataclasses.replace(preparation, channels=min(3, model.info.channels[domain]))
+            if preparation.resolution is None:
+                preparation = dataclasses.replace(preparation, resolution=model.info.resolution, fit=model.info.fit)
         statistics = Path(real) if Path(real).suffix.lower() == ARRAYS_SUFFIX and is_statistics(real) else None
         images = None
         if statistics is None:
@@ -226,7 +256,7 @@ class _Reading:
             inputs = self._open(source, "inputs", taken, limit=self.count)
         made = self._fake(fake, model, direction, inputs, images, preparation)
         if images is not None and not self.any_size:
-            _check_sizes(images, made)
+            _check_sizes(images, made, any_size_helps=not any(name in PAIR_MEASURES for name in names))
         return _Sides(images, statistics, made, inputs, preparation)
 
     def _fake(
@@ -251,14 +281,15 @@ class _Reading:
         return open_set(path, preparation, skip_bad=self.skip_bad, workers=self.workers, progress=report, **further)
 
 
-def _check_sizes(real: ImageSet, fake: ImageSet) -> None:
+def _check_sizes(real: ImageSet, fake: ImageSet, any_size_helps: bool) -> None:
     """Refuse sets whose pictures differ in size: their distance would be that of sharp from blurred."""
     if set(real.sizes) == set(fake.sizes):
         return
     raise UsageFault(
         fake.subject,
         f"its pictures are {_sizes(fake)}, those of {real.subject} {_sizes(real)}",
-        "Bring all to one size by --resolution, or compare them as they are by --any-size",
+        "Bring all to one size by --resolution"
+        + (", or compare them as they are by --any-size" if any_size_helps else ""),
     )
 
 
@@ -372,11 +403,27 @@ def _feature_scores(names: Sequence[str], sides: _Sides, look: _Look, seed: int,
     fake = look.features(sides.fake, "FAKE")
     if real is not None:
         check_measures(wanted, real, fake, spec)
+        if "fd" in wanted:
+            _tell_of_few(real, fake, spec)
         scores += measure(wanted, Comparison(real, fake, spec, seed, resamples))
     if PRESERVATION in names:
         assert sides.inputs is not None, "refused above"
         scores.append(_preservation(sides.inputs, look.features(sides.inputs, "inputs"), sides.fake, fake, spec))
     return scores
+
+
+def _tell_of_few(real: Features, fake: Features, spec: ExtractorSpec) -> None:
+    """What a user should know of these counts before believing a Fréchet distance."""
+    counts = [features.count for features in (real, fake) if features.count is not None]
+    if len(set(counts)) > 1:
+        _log.warning("REAL has %d pictures and FAKE %d: compare only with what has the same counts", *counts)
+    if counts and min(counts) < spec.feature_dim:
+        _log.warning(
+            "%d pictures are fewer than the %d features of %s: a Fréchet distance is mostly bias, its interval not",
+            min(counts),
+            spec.feature_dim,
+            spec.name,
+        )
 
 
 def _preservation(
@@ -387,7 +434,7 @@ def _preservation(
     if before is None or after is None:
         raise UsageFault(f"--measure {PRESERVATION}", "needs the features of more pictures than fit", "Lower --count")
     likeness = feature_similarity(before[pairs[:, 0]], after[pairs[:, 1]])
-    details = {"std": float(likeness.std()), "pairs": len(pairs), "features": spec.name}
+    details = {"std": float(likeness.std()), "pairs": len(pairs), "inputs": inputs.source["sha256"]}
     return Score("content preservation", float(likeness.mean()), "higher", None, details)
 
 
@@ -399,9 +446,8 @@ def _pair_scores(names: Sequence[str], sides: _Sides, look: _Look) -> list[Score
     if sides.real is None:
         raise UsageFault("REAL", "holds statistics, and pairs need pictures", "Give the folder of pictures")
     perceptual = look.perceptual() if PERCEPTUAL in names else None
-    distance = None if perceptual is None else (perceptual.name, perceptual)
     pairs = match_names(sides.real, sides.fake)
-    return compare_pairs(wanted, sides.real, sides.fake, pairs, distance, _part(look.progress, "pairs"))
+    return compare_pairs(wanted, sides.real, sides.fake, pairs, perceptual, _part(look.progress, "pairs"))
 
 
 def _path_length(model: Model, perceptual: Perceptual, count: int, seed: int) -> Score:
@@ -424,8 +470,9 @@ def _path_length(model: Model, perceptual: Perceptual, count: int, seed: int) ->
         )
     except ValueError as error:  # pictures too small for the network, or values that are not finite
         raise UsageFault(f"--measure {PATH_LENGTH}", str(error), "Choose another --perceptual network") from error
-    details = {key: value for key, value in dataclasses.asdict(found).items() if key != "mean"}
-    return Score(f"PPL ({perceptual.name})", found.mean, "lower", None, details)
+    details = {key: value for key, value in dataclasses.asdict(found).items() if key not in ("mean", "std")}
+    details |= {"spread": found.std, "weights": perceptual.digest}
+    return Score(f"PPL-{perceptual.network}", found.mean, "lower", None, details)
 
 
 def _described(score: Score) -> dict[str, Any]:

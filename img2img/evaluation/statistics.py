@@ -6,7 +6,6 @@ a file says neither which network nor which resize it was made with: that is the
 
 from __future__ import annotations
 
-import hashlib
 import math
 import zipfile
 import zlib
@@ -52,7 +51,6 @@ def read_statistics(path: str | Path, dimension: int) -> Features:
                     len(values),
                     torch.from_numpy(values),
                     names=[str(number) for number in range(len(values))],
-                    source=_source(path, "features"),
                 )
             mean = _array(archive, path, "mu", (dimension,)).astype(np.float64)
             covariance = _array(archive, path, "sigma", (dimension, dimension)).astype(np.float64)
@@ -62,11 +60,7 @@ def read_statistics(path: str | Path, dimension: int) -> Features:
     if float(np.abs(covariance - covariance.T).max()) > 1e-4 * spread or (np.diag(covariance) < 0).any():
         raise UsageFault(path, "its sigma is no covariance: not symmetric, or with negative variances", _MEND)
     gaussian = Gaussian(torch.from_numpy(mean), torch.from_numpy((covariance + covariance.T) / 2), 0)
-    return Features(None, None, source=_source(path, "statistics"), moments=gaussian)
-
-
-def _source(path: Path, kind: str) -> dict[str, str]:
-    return {"kind": kind, "name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return Features(None, None, moments=gaussian)
 
 
 def _array(archive: zipfile.ZipFile, path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:

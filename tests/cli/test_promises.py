@@ -846,6 +846,11 @@ ROWS = [
         "Give a folder of class",
     ),
     Row("B8 neither", f"{EVALUATE} @flat", 2, "FAKE: is not given, nor is --model", "Give a folder"),
+    Row("B8 source alone", f"{EVALUATE} @flat @ten --source @flat", 2, "--source: is given without", "Give --model"),
+    Row(
+        "B8 samples have no names", f"{EVALUATE} @flat --model @dots.safetensors --measure psnr", 2, "no names", "Leave"
+    ),
+    Row("B8 partners", f"{EVALUATE} @flat @ten --measure psnr --count 5", 2, "--count: would leave", "Leave it out"),
     Row("B8 both", f"{EVALUATE} @flat @ten --model @dots.safetensors", 2, "FAKE: is given beside --model", "Give a"),
     Row("B8 no source", f"{EVALUATE} @flat --model @translator.safetensors", 2, "--source: is not given", "Give the"),
     Row("B8 source", f"{EVALUATE} @flat --model @dots.safetensors --source @ten", 2, "makes pictures from", "Leave it"),
@@ -864,7 +869,6 @@ ROWS = [
         for name in PAYLOADS
     ),
     Row("C1 real", f"{EVALUATE} @some-bad @ten", 2, "@some-bad/empty.png: is empty", "Copy it again"),
-    Row("C1 left out", f"{EVALUATE} @some-bad @flat --skip-bad", 0, "9 pictures of some-bad"),
     Row("D7 empty: evaluate", f"{EVALUATE} @empty @ten", 2, "@empty: no images in it", "Check the path"),
     Row("D7 missing: evaluate", f"{EVALUATE} @flat @nowhere", 2, "@nowhere: no such folder", "Check the path"),
     Row(
@@ -1123,6 +1127,13 @@ def test_row(row: Row, world: World, here: Path, monkeypatch: pytest.MonkeyPatch
         answer = only_object(result.stdout)
         if "error" in answer:
             assert answer == {"error": [error.removeprefix("error: ") for error in errors], "exit_code": row.code}
+
+
+def test_what_evaluate_leaves_out_is_named_and_counted(world: World, here: Path) -> None:
+    result = world.run(f"{EVALUATE} @some-bad @flat --skip-bad")
+    assert result.exit_code == 3
+    assert f"left out: {world.root / 'some-bad' / 'empty.png'}" in result.stderr
+    assert "9 pictures of some-bad, 2 left out" in result.stdout
 
 
 def test_every_command_is_in_the_table() -> None:

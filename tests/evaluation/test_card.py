@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from img2img.checkpoint import ModelInfo, NetworkSpec, write_model
-from img2img.errors import Faults, UsageFault
+from img2img.checkpoint import ModelInfo, NetworkSpec, add_metrics, model_digest, read_info, write_model
+from img2img.errors import Fault, Faults, UsageFault
 from img2img.evaluation.card import Card, read_card, write_card, write_into_model
 from img2img.evaluation.compare import compare_cards
 from img2img.networks import GENERATORS
@@ -50,8 +50,18 @@ def test_a_card_comes_back_from_its_file_and_from_a_model(tmp_path: Path) -> Non
     write_model(tmp_path / "model.safetensors", {"g": GENERATORS["resnet"](**arguments)}, info)
     with pytest.raises(UsageFault, match="holds no metric card"):
         read_card(tmp_path / "model.safetensors")
-    write_into_model(a_card(), tmp_path / "model.safetensors")
-    assert read_card(tmp_path / "model.safetensors") == a_card()
+    model = tmp_path / "model.safetensors"
+    card = changed(fake={**a_card().fake, "model": model_digest(model)})
+    write_into_model(card, model)
+    assert read_card(model) == card
+    other = dataclasses.replace(card, scores={"KID": card.scores["FID"]})
+    write_into_model(other, model)
+    assert set(read_info(model).metrics) == {"KID", "card"}
+    with pytest.raises(Fault, match="has changed since it was measured"):
+        write_into_model(a_card(), model)
+    add_metrics(model, {"card": json.loads(a_card().to_json())})
+    with pytest.raises(UsageFault, match="its metric card is of another model"):
+        read_card(model)
     json.loads(a_card().to_json(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
@@ -73,6 +83,7 @@ def test_scores_are_put_side_by_side() -> None:
 DIFFERENCES: dict[str, tuple[Callable[[Card], Any], str]] = {
     "other real pictures": (lambda card: card.real.update(sha256="d" * 64), "real pictures"),
     "other count": (lambda card: card.fake.update(count=60), "--count"),
+    "other sizes": (lambda card: card.fake.update(sizes={"32×32": 50}), "sizes of fake pictures"),
     "other network": (lambda card: card.extractor.update(name="vgg16"), "--extractor"),  # type: ignore[union-attr]
     "other weights": (lambda card: card.extractor.update(weights="d" * 64), "weights"),  # type: ignore[union-attr]
     "other resize": (lambda card: card.extractor.update(resize="tf1"), "--resize"),  # type: ignore[union-attr]
@@ -93,11 +104,16 @@ def test_what_cannot_be_compared_is_refused_with_the_reason(name: str) -> None:
 
 def test_every_reason_is_named() -> None:
     other = copy.deepcopy(a_card())
-    for change, _ in list(DIFFERENCES.values())[:6]:
+    for change, _ in list(DIFFERENCES.values())[:7]:
         change(other)
     with pytest.raises(Faults) as caught:
         compare_cards(a_card(), other, ("a", "b"))
-    assert len(caught.value.faults) == 7
+    assert len(caught.value.faults) == 8
+
+
+def test_what_does_not_look_through_the_extractor_does_not_ask_for_the_same() -> None:
+    one = other = changed(scores={"PSNR": a_card().scores["PSNR"]})
+    assert len(compare_cards(one, dataclasses.replace(other, extractor=None), ("a", "b"))) == 1
 
 
 def test_results_and_seeds_of_subsets_do_not_forbid_comparison() -> None:
@@ -115,6 +131,8 @@ def test_results_and_seeds_of_subsets_do_not_forbid_comparison() -> None:
         ('{"format": "img2img-card-9"}', "of the format img2img-card-9"),
         ('{"format": "img2img-card-1"}', "parts missing"),
         (a_card().to_json().replace("10.0", '"ten"'), "parts missing"),
+        (a_card().to_json().replace("10.0", "NaN"), "parts missing"),
+        (a_card().to_json().replace('"low": 9.0', '"low": "x"'), "parts missing"),
     ],
 )
 def test_what_is_no_card_is_named(content: str, problem: str, tmp_path: Path) -> None:

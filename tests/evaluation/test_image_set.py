@@ -85,6 +85,34 @@ def test_batches_hold_one_size_each_and_every_picture_once(folder: Path) -> None
     assert sorted(seen) == list(range(8))
 
 
+def test_of_many_sizes_only_a_few_pictures_wait(tmp_path: Path) -> None:
+    for number in range(30):
+        save(tmp_path / f"{number}.png", number, (8, 8 + number))
+    images = open_set(tmp_path)
+    read = 0
+    original = images.read
+
+    def counted(indices: object) -> object:
+        nonlocal read
+        for picture in original(indices):  # type: ignore[arg-type]
+            read += 1
+            yield picture
+
+    images.read = counted  # type: ignore[assignment,method-assign]
+    given: list[int] = []
+    for indices, _ in images.batches(range(30), 2):
+        given += indices
+        assert read - len(given) <= 8
+    assert sorted(given) == list(range(30))
+
+
+def test_a_file_that_changes_meanwhile_is_not_taken_for_what_it_was(folder: Path) -> None:
+    images = open_set(folder)
+    save(folder / "0.png", 50)
+    with pytest.raises(Faults, match="changed while it was measured"):
+        list(images.read(range(5)))
+
+
 def test_class_folders_give_labels(tmp_path: Path) -> None:
     for number in range(4):
         save(tmp_path / ("cat" if number % 2 else "dog") / f"{number}.png", number)
@@ -119,7 +147,8 @@ def test_bad_files_are_named_together_or_left_out(resolution: tuple[int, int] | 
 def test_arrays_are_a_set_like_files(tmp_path: Path) -> None:
     arrays = np.random.default_rng(0).integers(0, 256, (6, 9, 7), np.uint8)
     np.savez(tmp_path / "set.npz", images=arrays, labels=np.arange(6) % 2)
-    images = open_set(tmp_path / "set.npz", classes=True)
+    images = open_set(tmp_path / "set.npz")
+    assert open_set(tmp_path / "set.npz", classes=False).labels is None
     assert (len(images), dict(images.sizes)) == (6, {(9, 7): 6})
     assert set(images.labels or ()) == {"0", "1"}
     read = {tuple(picture[0].flatten().tolist()) for picture in images.read(range(6))}
@@ -159,6 +188,7 @@ def test_samples_have_classes_as_often_as_the_real_pictures(tmp_path: Path) -> N
     model = _model(tmp_path, "sample")
     images = SampleSet(model, 8, 0, Preparation(), like=["dog", "dog", "dog", "cat"])
     assert images.labels == ["dog", "dog", "dog", "cat"] * 2
+    assert SampleSet(model, 3, 0, Preparation(), like=["dog"]).labels == ["dog"] * 3
     with pytest.raises(UsageFault, match="classes differ"):
         SampleSet(model, 8, 0, Preparation(), like=["cat", "cow"])
 

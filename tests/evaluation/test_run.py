@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,13 +15,14 @@ from PIL import Image
 
 import img2img
 from img2img.checkpoint import ModelInfo, NetworkSpec, write_model
-from img2img.errors import UsageFault
+from img2img.errors import Faults, UsageFault
 from img2img.evaluation import features
 from img2img.evaluation.card import Card
+from img2img.evaluation.compare import compare_cards
 from img2img.evaluation.extractors import Extractor, load_extractor
 from img2img.evaluation.features import extract
 from img2img.evaluation.image_set import open_set
-from img2img.evaluation.run import evaluate
+from img2img.evaluation.run import evaluate, known_measures
 from img2img.metrics.frechet import frechet_distance_of
 from img2img.metrics.paired import psnr
 from img2img.networks import GENERATORS
@@ -250,6 +252,37 @@ def test_the_path_through_a_models_latents_has_a_length(squeezenet: Path, tmp_pa
     assert (score["details"]["count"], score["details"]["space"]) == (20, "z")
     with pytest.raises(UsageFault, match="16 × 16"):
         run(real, None, squeezenet, model=write_sampler(tmp_path / "model.safetensors", 16), **options)
+
+
+def test_every_measure_of_two_models_can_be_compared(squeezenet: Path, tmp_path: Path) -> None:
+    """Only choices forbid it, never results: cards of real measures, not of invented ones."""
+    real = fill(tmp_path / "real", 24, 0, (16, 16), ("cat", "dog"))
+    cards = [
+        run(
+            real,
+            fill(tmp_path / str(seed), 24, seed, (16, 16), ("cat", "dog")),
+            squeezenet,
+            measures=[
+                name
+                for name in known_measures()
+                if name not in ("fd_infinity", "ms_ssim", "ppl", "preservation", "perceptual")
+            ],
+            resamples=8,
+        )
+        for seed in (1, 2)
+    ]
+    assert len(compare_cards(*cards, ("a", "b"))) == len(cards[0].scores) == 11
+
+
+def test_kernel_distances_of_other_counts_can_be_compared(squeezenet: Path, tmp_path: Path) -> None:
+    real = fill(tmp_path / "real", 12, 0)
+    cards = [
+        run(real, fill(tmp_path / str(count), count, count), squeezenet, measures=("fd", "kid")) for count in (12, 14)
+    ]
+    with pytest.raises(Faults, match="count of fake pictures"):
+        compare_cards(*cards, ("a", "b"))
+    alone = [dataclasses.replace(card, scores={"KID-SqueezeNet": card.scores["KID-SqueezeNet"]}) for card in cards]
+    assert len(compare_cards(*alone, ("a", "b"))) == 1
 
 
 def test_python_has_evaluate(folders: tuple[Path, Path], squeezenet: Path) -> None:
