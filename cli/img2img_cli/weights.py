@@ -89,10 +89,10 @@ def fetch(name: str, as_json: bool) -> None:
 @command.command("import")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--as", "name", metavar="NAME", help="Which weights they are; found out by the tensors without it.")
-@click.option("--input", metavar="INPUT",
+@click.option("--input", "taken", metavar="INPUT",
               help="What the first convolution takes: imagenet (normalised) or unit ([-1, 1]).")  # fmt: skip
 @json_option
-def import_file(file: Path, name: str | None, input: str | None, as_json: bool) -> None:
+def import_file(file: Path, name: str | None, taken: str | None, as_json: bool) -> None:
     """Bring in the weights in FILE, a .pth, .pt or .safetensors; a file that holds code is refused, never run.
 
     \b
@@ -103,7 +103,7 @@ def import_file(file: Path, name: str | None, input: str | None, as_json: bool) 
     """
     from img2img.evaluation.weights import import_weights
 
-    _report(import_weights(file, name, input), as_json)
+    _report(import_weights(file, name, taken), as_json)
 
 
 def _report(path: Path, as_json: bool) -> None:

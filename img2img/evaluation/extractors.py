@@ -260,7 +260,8 @@ def wrap_module(
 ) -> Extractor:
     """An extractor of any module that takes (N, 3, H, W) floats in [−1, 1] and gives (N, d), or that and (N, k) logits.
 
-    The module itself is moved to `device`, put in eval mode and asked once, for the sizes of what it gives.
+    The module itself is moved to `device`, put in eval mode and asked once, for the sizes of what it gives. Its
+    features are not kept in the cache: what it computes is not all in its class and weights.
 
     Args:
         name: a Fréchet distance over its features is called FD-`name`; None is its class.

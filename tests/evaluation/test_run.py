@@ -19,7 +19,7 @@ from img2img.errors import Faults, UsageFault
 from img2img.evaluation import features
 from img2img.evaluation.card import Card
 from img2img.evaluation.compare import compare_cards
-from img2img.evaluation.extractors import Extractor, load_extractor
+from img2img.evaluation.extractors import Extractor, load_extractor, wrap_module
 from img2img.evaluation.features import extract
 from img2img.evaluation.image_set import open_set
 from img2img.evaluation.run import evaluate, known_measures
@@ -115,6 +115,15 @@ def test_a_damaged_cache_is_made_anew(
         path.write_bytes(damage(path.read_bytes()))
     assert run(*folders, squeezenet, cache=tmp_path / "cache").to_json() == before.to_json()
     assert "damaged and made anew" in caplog.text
+
+
+def test_features_of_a_users_own_module_are_not_kept(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Two modules of one class and without weights may differ in what they do."""
+    seen = []
+    for pool in (torch.nn.AdaptiveAvgPool2d(1), torch.nn.AdaptiveMaxPool2d(1)):
+        extractor = wrap_module(torch.nn.Sequential(pool, torch.nn.Flatten()))
+        seen.append(extract(open_set(folders[0]), extractor, cache=tmp_path / "cache").values)
+    assert not torch.equal(*seen)
 
 
 def test_the_cache_does_not_grow_without_end(

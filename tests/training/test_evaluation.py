@@ -69,7 +69,10 @@ def load_tiny(name: str, weights: Path, resize: str | None, device: torch.device
     for parameter in convolution.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator)
     module = nn.Sequential(convolution, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return wrap_module(module, "Tiny", 12, resize, device)
+    extractor = wrap_module(module, "Tiny", 12, resize, device)
+    # what is kept is of networks known by name
+    extractor.spec = dataclasses.replace(extractor.spec, name="tiny")
+    return extractor
 
 
 @pytest.fixture(autouse=True)
