@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -59,6 +62,33 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("IMG2IMG_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("IMG2IMG_WEIGHTS", str(tmp_path_factory.mktemp("weights")))
         yield
+
+
+@pytest.fixture
+def weights_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of weights, and no proxy."""
+    monkeypatch.setenv("IMG2IMG_WEIGHTS", str(tmp_path / "store"))
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return tmp_path / "store"
+
+
+@pytest.fixture(scope="session")
+def load_script() -> Callable[[str], ModuleType]:
+    """A script of tests/bench as a module, by its name."""
+
+    def load(name: str) -> ModuleType:
+        path = Path(__file__).parent / "bench" / f"{name}.py"
+        specification = importlib.util.spec_from_file_location(name, path)
+        assert specification is not None
+        assert specification.loader is not None
+        module = importlib.util.module_from_spec(specification)
+        sys.modules[specification.name] = module  # its dataclasses look their module up
+        specification.loader.exec_module(module)
+        return module
+
+    return load
 
 
 def _stays_here(host: object) -> bool:

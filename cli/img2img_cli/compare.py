@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from img2img_cli.options import json_option, print_json
+from img2img_cli.options import json_option, number, print_json
 
 if TYPE_CHECKING:
     from img2img.evaluation.compare import Row
@@ -32,7 +32,6 @@ def command(first: Path, second: Path, as_json: bool) -> None:
     from img2img.errors import printable
     from img2img.evaluation.card import read_card
     from img2img.evaluation.compare import compare_cards
-    from img2img_cli.evaluate import number
 
     cards = read_card(first), read_card(second)
     rows = compare_cards(*cards, (first, second))

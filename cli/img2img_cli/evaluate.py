@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from img2img_cli.options import device_option, json_option, print_json
+from img2img_cli.options import device_option, json_option, number, print_json
 
 if TYPE_CHECKING:
     from img2img.evaluation.card import Card
@@ -97,7 +97,6 @@ def command(
       img2img evaluate targets outputs --measure psnr --measure ssim
       img2img evaluate photos drawings --resolution 256 --measure kid --json
     """
-
     from img2img.data.decode import MAX_PIXELS
     from img2img.distributed import World
     from img2img.evaluation.card import write_card, write_into_model
@@ -221,16 +220,10 @@ def _show(card: Card, written: list[Path]) -> None:
         click.echo(printable(f"card  {', and in '.join(map(str, written))}"))
 
 
-def number(value: float) -> str:
-    """A score as a person reads it: four digits, and all of those before the point."""
-    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
-
-
 def _described(facts: dict[str, object]) -> str:
     """One side in a line."""
     count = "" if facts.get("count") is None else f"{facts['count']:,} "
-    made = {"samples": "samples", "translations": "translations", "statistics": "statistics"}
-    what = made.get(str(facts["kind"]), "pictures")
+    what = "pictures" if facts["kind"] in ("files", "arrays") else facts["kind"]
     name = facts.get("name") or facts.get("recipe") or "a model"
     left_out = f", {facts['left_out']} left out" if "left_out" in facts else ""
     return f"{count}{what} of {name}{left_out}"

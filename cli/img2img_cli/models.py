@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from img2img_cli.options import json_option, print_json
+from img2img_cli.options import json_option, number, print_json
 
 if TYPE_CHECKING:
     from img2img.checkpoint import ModelInfo, NetworkSpec
@@ -152,14 +152,12 @@ def _described(spec: NetworkSpec) -> str:
     return f"{copies}{spec.name}({', '.join(f'{key}={value}' for key, value in sorted(spec.arguments.items()))})"
 
 
-def _measures(info: ModelInfo) -> list[tuple[str, object]]:
-    return [(name, value) for name, value in sorted(info.metrics.items()) if name != "card"]
+def _measured(info: ModelInfo) -> str:
+    """The scores that a model file holds, without the card that says how they came about."""
+    from img2img.evaluation.card import CARD
 
-
-def _plain(value: object) -> str:
-    from img2img_cli.evaluate import number
-
-    return number(value) if isinstance(value, float) else str(value)
+    scores = ((name, value) for name, value in sorted(info.metrics.items()) if name != CARD)
+    return ", ".join(f"{name}: {number(value) if isinstance(value, float) else value}" for name, value in scores)
 
 
 def _rows(info: ModelInfo) -> list[tuple[str, str]]:
@@ -181,6 +179,6 @@ def _rows(info: ModelInfo) -> list[tuple[str, str]]:
         ("images seen", f"{info.images_seen:,}"),
         ("data", info.fingerprint),
         ("licence", info.licence or "not stated"),
-        ("measured", ", ".join(f"{name}: {_plain(value)}" for name, value in _measures(info))),
+        ("measured", _measured(info)),
     ]
     return [(name, value) for name, value in rows if value]

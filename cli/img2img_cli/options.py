@@ -49,6 +49,11 @@ def print_json(result: Mapping[str, Any]) -> None:
     click.echo(json.dumps(result, default=_plain, allow_nan=False))
 
 
+def number(value: float) -> str:
+    """A score as a person reads it: four digits, and all of those before the point."""
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
 def _plain(value: object) -> Any:
     if isinstance(value, Path):
         return str(value)

@@ -33,7 +33,7 @@ _NAMES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "train": (("train_images", "images"), ("train_labels", "labels")),
     "test": (("test_images",), ("test_labels",)),
 }
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ def has_labels(path: PathLike, part: str = "train") -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(f"{name}.npy" in archive.namelist() for name in _NAMES[part][1])
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
 
 
@@ -89,7 +89,7 @@ def read_arrays(path: PathLike, part: str = "train", *, labels: bool = False) ->
             if labels:
                 _, found = _read_first(archive, path, label_names, len(images))
                 digest.update(found.data)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise UsageFault(
             path, f"is no usable .npz file ({error})", "Copy it again, or write it by numpy.savez"
         ) from error
@@ -108,6 +108,28 @@ def _read_first(
             f"has no array called {' or '.join(names)} (it holds {', '.join(held[:10]) or 'nothing'})",
             "Write it by numpy.savez under that name",
         )
+
+    def judge(shape: tuple[int, ...], dtype: np.dtype) -> None:
+        problem, mend = _image_problem(shape, dtype) if count is None else _label_problem(shape, dtype, count)
+        size = math.prod(shape) * dtype.itemsize
+        if not problem and size > LARGEST_ARRAY:
+            problem, mend = f"{size / 2**30:.1f} GiB, over the limit of {LARGEST_ARRAY / 2**30:.0f}", "Keep fewer in it"
+        if problem:
+            raise UsageFault(path, f"{name} holds {dtype} of shape {shape}: {problem}", mend)
+
+    return name, np.ascontiguousarray(read_member(archive, name, judge), np.uint8 if count is None else np.int64)
+
+
+def read_member(archive: zipfile.ZipFile, name: str, judge: Callable[[tuple[int, ...], np.dtype], None]) -> np.ndarray:
+    """The array `name` of an open .npz file, read-only.
+
+    Args:
+        judge: called with shape and type, as the header has them, before memory is taken; raises what it refuses. It
+            must not let pass a type that holds objects.
+
+    Raises:
+        Whatever is in UNREADABLE: there is none of that name, or it is damaged.
+    """
     info = archive.getinfo(f"{name}.npy")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name} is compressed in a way that numpy does not write")
@@ -116,18 +138,13 @@ def _read_first(
         if version not in _HEADERS:
             raise ValueError(f"{name} is of the unknown version {version}")
         shape, fortran, dtype = _HEADERS[version](stream)
-        problem, mend = _image_problem(shape, dtype) if count is None else _label_problem(shape, dtype, count)
+        judge(shape, dtype)
         size = math.prod(shape) * dtype.itemsize
-        if not problem and size > LARGEST_ARRAY:
-            problem, mend = f"{size / 2**30:.1f} GiB, over the limit of {LARGEST_ARRAY / 2**30:.0f}", "Keep fewer in it"
-        if problem:
-            raise UsageFault(path, f"{name} holds {dtype} of shape {shape}: {problem}", mend)
         if info.file_size != stream.tell() + size:
             raise ValueError(f"{name} does not hold as many bytes as its header says")
         # the checksum is looked at when the last byte has been read
         content = stream.read(size) + stream.read()
-    values = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
-    return name, np.ascontiguousarray(values, np.uint8 if count is None else np.int64)
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 _HEADERS: Mapping[tuple[int, int], Callable[..., tuple[tuple[int, ...], bool, np.dtype]]] = {

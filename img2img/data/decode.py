@@ -166,7 +166,7 @@ def open_image(
         ImageFault: with the path as subject.
     """
     if isinstance(file, (str, os.PathLike)):
-        with _open_regular(file) as stream:
+        with open_regular(file) as stream:
             return _decode(stream, file, max_pixels, allow_truncated, frame)
     name = getattr(file, "name", None)
     return _decode(file, name if isinstance(name, str) else "picture", max_pixels, allow_truncated, frame)
@@ -188,7 +188,7 @@ def upright_size(file: BinaryIO, subject: object, max_pixels: int = MAX_PIXELS) 
     return (width, height) if turned else (height, width)
 
 
-def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open an ordinary file; a pipe, socket or device is refused before it can block."""
     try:
         status = os.stat(path)

@@ -676,19 +676,18 @@ def _scan(
         return bad
     mismatched = [fault for fault in bad if isinstance(fault, SizesDiffer)]
     if mismatched:
-        raise Faults(_shortened(mismatched, subject, total, "Set data.resize_pairs=true if they fit nevertheless"))
+        raise Faults(shortened(mismatched, subject, total, "Set data.resize_pairs=true if they fit nevertheless"))
     too_many = len(bad) > LARGEST_BAD_SHARE * total
     if not skip_bad and not too_many:
-        raise Faults(
-            _shortened(bad, subject, total, "Mend or remove them, or set data.skip_bad=true to leave them out")
-        )
+        raise Faults(shortened(bad, subject, total, "Mend or remove them, or set data.skip_bad=true to leave them out"))
     if too_many:
-        raise Faults(_shortened(bad, subject, total, "More than a tenth is too many to leave out: mend or remove them"))
+        raise Faults(shortened(bad, subject, total, "More than a tenth is too many to leave out: mend or remove them"))
     notes.append(f"left out {len(bad)} of {total} files that cannot be used")
     return bad
 
 
-def _shortened(faults: Sequence[Fault], subject: str, total: int, mend: str) -> list[Fault]:
+def shortened(faults: Sequence[Fault], subject: str, total: int, mend: str) -> list[Fault]:
+    """The first of the faults of some of `total` files, and one that counts them all."""
     shown = list(faults[:NUM_FAULTS_SHOWN])
     more = f", {len(faults) - len(shown)} of them not listed here" if len(faults) > len(shown) else ""
     return [*shown, UsageFault(subject, f"{len(faults)} of {total} files cannot be used{more}", mend)]

@@ -29,12 +29,12 @@ from img2img.evaluation.weights import read_info
 from img2img.networks.inception import Inception, fold_norms
 from img2img.networks.layers import without_autocast
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in [0, 1]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in [0, 1]
 # What a network takes -> what is taken from pixels in 0…255, and what the rest is divided by, for each channel
 _RANGES = {
     "inception": ((128.0,) * 3, (128.0,) * 3),
     "unit": ((127.5,) * 3, (127.5,) * 3),
-    "imagenet": (tuple(255 * mean for mean in _IMAGENET_MEAN), tuple(255 * std for std in _IMAGENET_STD)),
+    "imagenet": (tuple(255 * mean for mean in IMAGENET_MEAN), tuple(255 * std for std in IMAGENET_STD)),
 }
 _PIXELS_AT_ONCE = 1 << 22  # that are resized together: 50 MB of floats
 _PROBED_SIDE = 256  # of a wrapped module that takes any size

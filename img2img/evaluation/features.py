@@ -26,13 +26,15 @@ from img2img.atomic import write_bytes
 from img2img.distributed import World
 from img2img.errors import Fault, UsageFault
 from img2img.evaluation.extractors import Extractor
-from img2img.evaluation.image_set import ImageSet
+from img2img.evaluation.folders import user_cache
+from img2img.evaluation.image_set import ImageSet, digest_of
 from img2img.metrics.frechet import Gaussian, Moments, fit
 from img2img.version import __version__
 
 _log = logging.getLogger(__name__)
 _FORMAT = 1
 _METADATA_KEY = "img2img"
+_FOLDER_VARIABLE = "IMG2IMG_CACHE"
 _SUFFIX = ".safetensors"
 # Of larger sets only mean and covariance are kept: half a million pictures of 2048 features
 LARGEST_IN_MEMORY = 4 << 30
@@ -174,26 +176,23 @@ def _checked(tensors: dict[str, Tensor], images: ImageSet, extractor: Extractor)
 
 
 def cache_folder() -> Path:
-    """Where features are kept: $IMG2IMG_CACHE, or the user's cache folder."""
-    given = os.environ.get("IMG2IMG_CACHE")
-    if given:
-        return Path(given) / "features"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "img2img" / "features"
+    """Where features are kept: in $IMG2IMG_CACHE, or in the user's cache folder; it need not exist.
+
+    Raises:
+        UsageFault: there is no home folder.
+    """
+    chosen = os.environ.get(_FOLDER_VARIABLE)
+    return (Path(chosen) if chosen else user_cache("features", _FOLDER_VARIABLE)) / "features"
 
 
 def _key(images: ImageSet, extractor: Extractor) -> str:
-    facts = [_FORMAT, __version__, images.identity, extractor.spec.name, extractor.digest, extractor.resize]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return digest_of([_FORMAT, __version__, images.identity, extractor.spec.name, extractor.digest, extractor.resize])
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Keep `tensors`; a cache that cannot be written costs time, not the result."""
     plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    digest = hashlib.sha256()
-    for name in sorted(plain):
-        digest.update(plain[name].numpy().data)
-    metadata = {_METADATA_KEY: json.dumps({"format": _FORMAT, "sha256": digest.hexdigest()})}
+    metadata = {_METADATA_KEY: json.dumps(_stamp(plain))}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, safetensors.torch.save(plain, metadata), sync=False)
@@ -213,15 +212,20 @@ def _read(path: Path) -> dict[str, Tensor] | None:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, struct.error):
         _log.warning("%s is damaged and made anew", path)
         return None
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(tensors[name].numpy().data)
-    if metadata != {"format": _FORMAT, "sha256": digest.hexdigest()}:
+    if metadata != _stamp(tensors):
         _log.warning("%s is damaged and made anew", path)
         return None
     with contextlib.suppress(OSError):  # another may own it, or have removed it meanwhile
         os.utime(path)
     return tensors
+
+
+def _stamp(tensors: Mapping[str, Tensor]) -> dict[str, str | int]:
+    """What a file of the cache says of itself."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(tensors[name].numpy().data)
+    return {"format": _FORMAT, "sha256": digest.hexdigest()}
 
 
 def _prune(folder: Path) -> None:

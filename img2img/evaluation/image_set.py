@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -24,20 +24,18 @@ from PIL import Image
 from torch import Tensor
 
 from img2img.data.arrays import has_labels, is_arrays, read_arrays
-from img2img.data.decode import MAX_PIXELS, open_image, upright_size
+from img2img.data.decode import MAX_PIXELS, Picture, open_image, open_regular, upright_size
 from img2img.data.files import list_images, no_images
 from img2img.data.resize import fit_to, to_tensor
-from img2img.data.sources import class_folders, match_classes
+from img2img.data.sources import TIMEOUT, class_folders, match_classes, shortened
 from img2img.data.threads import map_in_threads
-from img2img.errors import Fault, Faults, ImageFault, UsageFault
+from img2img.errors import Faults, ImageFault, UsageFault
 from img2img.inference.model import Model
 
 Size = tuple[int, int]
 Reported = Callable[[int, int], None]
 
 _log = logging.getLogger(__name__)
-_TIMEOUT = 120.0  # seconds before a file that does not answer is a fault
-_NUM_FAULTS_SHOWN = 20
 _BATCHES_WAITING = 4
 
 
@@ -57,6 +55,10 @@ class Preparation:
     channels: int = 3
     max_pixels: int = MAX_PIXELS
     allow_truncated: bool = False
+
+    def open(self, file: BinaryIO) -> Picture:
+        """A picture within the limits."""
+        return open_image(file, max_pixels=self.max_pixels, allow_truncated=self.allow_truncated)
 
     def apply(self, pixels: Tensor) -> Tensor:
         """(C, H, W) uint8 at the size that is compared."""
@@ -200,7 +202,7 @@ class FileSet(ImageSet):
                 lambda path: _look(path, preparation, decode=skip_bad),
                 files,
                 workers=workers,
-                timeout=_TIMEOUT,
+                timeout=TIMEOUT,
                 progress=progress,
             )
         )
@@ -235,7 +237,7 @@ class FileSet(ImageSet):
         bad: list[ImageFault] = []
         subject = [str(path) for path in self.files]
         for picture in map_in_threads(
-            load, indices, workers=self.workers, timeout=_TIMEOUT, subject=lambda index: subject[index]
+            load, indices, workers=self.workers, timeout=TIMEOUT, subject=lambda index: subject[index]
         ):
             if isinstance(picture, ImageFault):
                 bad.append(picture)
@@ -251,25 +253,36 @@ def _look(path: Path, preparation: Preparation, decode: bool) -> _Header | Image
         decode: find out whether the whole picture can be used, which is otherwise seen when its turn comes.
     """
     try:
-        if not decode and path.is_file():  # a pipe would block
-            content = path.read_bytes()
-            size = preparation.resolution or upright_size(io.BytesIO(content), path, preparation.max_pixels)
-            return _Header(hashlib.sha256(content).hexdigest(), size)
-        picture = open_image(path, max_pixels=preparation.max_pixels, allow_truncated=preparation.allow_truncated)
-        size = preparation.resolution or (picture.height, picture.width)
-        return _Header(hashlib.sha256(path.read_bytes()).hexdigest(), size)
+        content = _read(path)
+        if decode:
+            preparation.open(content)
+        size = preparation.resolution or upright_size(content, path, preparation.max_pixels)
+        return _Header(_sha256(content), size)
     except ImageFault as fault:
         return fault
-    except OSError as error:
-        return ImageFault(path, f"cannot be read ({error.strerror})", "Check its disk and its permissions")
 
 
 def _decode(path: Path, digest: str, preparation: Preparation) -> Tensor:
     """The picture of the content with this hash: features are kept under it."""
-    picture = open_image(path, max_pixels=preparation.max_pixels, allow_truncated=preparation.allow_truncated)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+    content = _read(path)
+    if _sha256(content) != digest:
         raise ImageFault(path, "changed while it was measured", "Measure again when nothing writes to it")
-    return preparation.apply(to_tensor(picture.as_channels(preparation.channels)))
+    return preparation.apply(to_tensor(preparation.open(content).as_channels(preparation.channels)))
+
+
+def _read(path: Path) -> io.BytesIO:
+    """The content of an ordinary file, under the file's name."""
+    try:
+        with open_regular(path) as stream:
+            content = io.BytesIO(stream.read())
+    except OSError as error:
+        raise ImageFault(path, f"cannot be read ({error.strerror})", "Check its disk and its permissions") from error
+    content.name = str(path)
+    return content
+
+
+def _sha256(content: io.BytesIO) -> str:
+    return hashlib.sha256(content.getbuffer()).hexdigest()
 
 
 def _tell_if_fewer(count: int, limit: int | None, subject: str) -> None:
@@ -280,10 +293,7 @@ def _tell_if_fewer(count: int, limit: int | None, subject: str) -> None:
 def _refuse(bad: Sequence[ImageFault], total: int, subject: str, skip_bad: bool) -> None:
     if not bad or (skip_bad and len(bad) < total):
         return
-    faults: list[Fault] = list(bad[:_NUM_FAULTS_SHOWN])
-    more = f", {len(bad) - len(faults)} of them not listed here" if len(bad) > len(faults) else ""
-    mend = "Mend or remove them, or leave them out by --skip-bad"
-    raise Faults([*faults, UsageFault(subject, f"{len(bad)} of {total} files cannot be used{more}", mend)])
+    raise Faults(shortened(bad, subject, total, "Mend or remove them, or leave them out by --skip-bad"))
 
 
 class ArraySet(ImageSet):
@@ -356,9 +366,9 @@ class SampleSet(ImageSet):
             "model": model.digest,
             "seed": seed,
             "precision": model.precision,
-            "classes": _digest_of(self._classes),
+            "classes": digest_of(self._classes),
         }
-        self.identity = _digest_of([facts, count, preparation.described()])
+        self.identity = digest_of([facts, count, preparation.described()])
         self.source = {**facts, "recipe": model.info.recipe, "images_seen": model.info.images_seen}
 
     def read(self, indices: Sequence[int]) -> Iterator[Tensor]:
@@ -398,7 +408,7 @@ class TranslatedSet(ImageSet):
             "precision": model.precision,
             "inputs": inputs.source["sha256"],
         }
-        self.identity = _digest_of([facts, inputs.identity, channels])
+        self.identity = digest_of([facts, inputs.identity, channels])
         self.source = {**facts, "recipe": model.info.recipe, "images_seen": model.info.images_seen}
 
     def read(self, indices: Sequence[int]) -> Iterator[Tensor]:
@@ -409,8 +419,9 @@ class TranslatedSet(ImageSet):
 
 
 def _identity(digests: Sequence[str], preparation: Preparation | None = None) -> str:
-    return _digest_of([list(digests), None if preparation is None else dataclasses.astuple(preparation)])
+    return digest_of([list(digests), None if preparation is None else dataclasses.astuple(preparation)])
 
 
-def _digest_of(value: Any) -> str:
+def digest_of(value: Any) -> str:
+    """sha256 of a value as JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -22,7 +22,7 @@ from img2img.metrics.kernel_distance import kernel_distance
 from img2img.metrics.manifold import prdc
 from img2img.metrics.neighbours import memorisation
 
-Better = Literal["lower", "higher", "neither"]
+Better = Literal["lower", "higher"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Score:
     Attributes:
         name: what it is called, with the extractor where it is not the one the name stands for.
         value: the number.
-        better: which way is better, where one way is.
+        better: which way is better.
         interval: where the true value lies, if that was asked for.
         details: counts and choices that the number depends on, and its parts.
         counts_matter: it can be compared only with what was taken of as many pictures.

@@ -14,7 +14,7 @@ from torchvision import models
 from img2img.checkpoint import read_header
 from img2img.devices import fastest_memory_format, whole_float32
 from img2img.errors import UsageFault, unknown_name
-from img2img.evaluation.extractors import said_input
+from img2img.evaluation.extractors import IMAGENET_MEAN, IMAGENET_STD, said_input
 from img2img.evaluation.known_weights import recognise
 from img2img.evaluation.weights import read_info
 from img2img.metrics.lpips import perceptual_distance
@@ -31,7 +31,6 @@ NETWORKS = {
 # The weights that make LPIPS of a network
 LIN_WEIGHTS = {"alexnet": "lpips-alex", "vgg16": "lpips-vgg", "squeezenet1_1": "lpips-squeeze"}
 _SMALLEST = {"alexnet": 31, "vgg16": 16, "squeezenet1_1": 17, "squeezenet1_0": 21}  # pixels of a side
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet in [0, 1]
 
 
 class Perceptual:
@@ -53,7 +52,7 @@ class Perceptual:
         self.device = next(blocks.parameters()).device
         self._layout = fastest_memory_format(self.device)  # with it SqueezeNet takes half the time on the CPU
         self._blocks, self._lin = blocks.to(memory_format=self._layout), lin
-        mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (_MEAN, _STD))
+        mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         # for values in [−1, 1]; the constants of LPIPS are these
         self._normalisation = (2 * mean - 1, 2 * std) if normalise else None
 

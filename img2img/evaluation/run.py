@@ -26,7 +26,7 @@ from img2img.evaluation.features import Features, cache_folder, extract
 from img2img.evaluation.image_set import ImageSet, Preparation, SampleSet, TranslatedSet, open_set
 from img2img.evaluation.measures import DEFAULT_MEASURES, MEASURES, Comparison, Score, check_measures, measure
 from img2img.evaluation.pairs import PAIR_MEASURES, compare_pairs, match_names
-from img2img.evaluation.perceptual import LIN_WEIGHTS, Perceptual, load_perceptual
+from img2img.evaluation.perceptual import LIN_WEIGHTS, NETWORKS, Perceptual, load_perceptual
 from img2img.evaluation.statistics import is_statistics, read_statistics
 from img2img.evaluation.weights import find_weights, network_of, weights_path
 from img2img.inference.model import Model
@@ -120,6 +120,8 @@ def evaluate(
     names = chosen_measures or DEFAULT_MEASURES
     if extractor is not None and extractor not in EXTRACTORS:
         raise unknown_name("--extractor", extractor, EXTRACTORS)
+    if perceptual not in NETWORKS:
+        raise unknown_name("--perceptual", perceptual, NETWORKS)
     for name in names:
         if name not in known_measures():
             raise unknown_name("--measure", name, known_measures())
@@ -171,23 +173,27 @@ def _check_sides(
         raise UsageFault("--source", "is not given, and the model translates", "Give the folder of what it translates")
     if source is not None and model is not None and not translates:
         raise UsageFault("--source", f"is given, but {model.path} makes pictures from noise", "Leave it out")
-    paired = any(name in PAIR_MEASURES or name == PERCEPTUAL for name in names)
+    paired = _of_pairs(names)
     if count is not None and (paired or (PRESERVATION in names and model is None)):
         raise UsageFault("--count", "would leave pictures without the partners of their names", "Leave it out")
     if source is not None and model is None and PRESERVATION not in names:
         mend = f"Give --model too, or --measure {PRESERVATION}, or leave it out"
         raise UsageFault("--source", "is given without --model, and nothing that is measured needs it", mend)
     if model is not None and model.info.task == "sample":
-        for name in names:
-            if name in PAIR_MEASURES or name == PERCEPTUAL:
-                problem = "compares pictures of one name, and samples have no names"
-                raise UsageFault(f"--measure {name}", problem, "Leave it out, or give a model that translates")
+        for name in paired:
+            problem = "compares pictures of one name, and samples have no names"
+            raise UsageFault(f"--measure {name}", problem, "Leave it out, or give a model that translates")
         if "fd_per_class" in names and not model.info.classes:
             raise UsageFault("--measure fd_per_class", f"needs classes, and {model.path} has none", "Leave it out")
     if PRESERVATION in names and source is None:
         raise UsageFault(f"--measure {PRESERVATION}", "compares inputs and outputs", "Give --source, the inputs")
     if PATH_LENGTH in names and (model is None or model.info.task != "sample"):
         raise UsageFault(f"--measure {PATH_LENGTH}", "is of a model that makes pictures from noise", "Give --model")
+
+
+def _of_pairs(names: Sequence[str]) -> list[str]:
+    """Those measures that compare pictures two by two."""
+    return [name for name in names if name in PAIR_MEASURES or name == PERCEPTUAL]
 
 
 # --- the two sides ----------------------------------------------------------------------------------------------------
@@ -256,7 +262,7 @@ class _Reading:
             inputs = self._open(source, "inputs", taken, limit=self.count)
         made = self._fake(fake, model, direction, inputs, images, preparation)
         if images is not None and not self.any_size:
-            _check_sizes(images, made, any_size_helps=not any(name in PAIR_MEASURES for name in names))
+            _check_sizes(images, made, any_size_helps=not _of_pairs(names))
         return _Sides(images, statistics, made, inputs, preparation)
 
     def _fake(
@@ -440,13 +446,13 @@ def _preservation(
 
 def _pair_scores(names: Sequence[str], sides: _Sides, look: _Look) -> list[Score]:
     """The scores of measures over pairs of one name."""
-    wanted = [name for name in names if name in PAIR_MEASURES]
-    if not wanted and PERCEPTUAL not in names:
+    if not _of_pairs(names):
         return []
     if sides.real is None:
         raise UsageFault("REAL", "holds statistics, and pairs need pictures", "Give the folder of pictures")
     perceptual = look.perceptual() if PERCEPTUAL in names else None
     pairs = match_names(sides.real, sides.fake)
+    wanted = [name for name in names if name in PAIR_MEASURES]
     return compare_pairs(wanted, sides.real, sides.fake, pairs, perceptual, _part(look.progress, "pairs"))
 
 

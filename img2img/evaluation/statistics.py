@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from img2img.data.arrays import UNREADABLE, read_member
 from img2img.errors import UsageFault
 from img2img.evaluation.features import Features
 from img2img.metrics.frechet import Gaussian
 
 _LARGEST = 8 << 30  # bytes of one array
 _MEND = "Copy it again, or write it by numpy.savez with mu and sigma, or with feats"
-_READERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 def is_statistics(path: str | Path) -> bool:
@@ -54,7 +50,7 @@ def read_statistics(path: str | Path, dimension: int) -> Features:
                 )
             mean = _array(archive, path, "mu", (dimension,)).astype(np.float64)
             covariance = _array(archive, path, "sigma", (dimension, dimension)).astype(np.float64)
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise UsageFault(path, f"is no usable .npz file of statistics ({error})", _MEND) from error
     spread = float(np.abs(covariance).max())
     if float(np.abs(covariance - covariance.T).max()) > 1e-4 * spread or (np.diag(covariance) < 0).any():
@@ -64,12 +60,9 @@ def read_statistics(path: str | Path, dimension: int) -> Features:
 
 
 def _array(archive: zipfile.ZipFile, path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    """A finite array of numbers of this shape (None: any), whose header is judged before memory is taken."""
-    with archive.open(f"{name}.npy") as stream:
-        version = np.lib.format.read_magic(stream)
-        if version not in _READERS:
-            raise ValueError(f"{name} is of the unknown version {version}")
-        found, fortran, dtype = _READERS[version](stream)
+    """A finite array of numbers of this shape (None: any)."""
+
+    def judge(found: tuple[int, ...], dtype: np.dtype) -> None:
         if dtype.hasobject:
             raise UsageFault(path, f"its {name} is pickled, which can run code when read", "Save it as plain numbers")
         if dtype.kind not in "fiu":
@@ -84,10 +77,8 @@ def _array(archive: zipfile.ZipFile, path: Path, name: str, shape: tuple[int | N
         size = math.prod(found) * dtype.itemsize
         if size > _LARGEST:
             raise UsageFault(path, f"its {name} is of {size / 1e9:.1f} GB", "Give statistics of fewer pictures")
-        data = stream.read(size)
-    if len(data) != size:
-        raise ValueError(f"{name} is cut short")
-    array = np.frombuffer(data, dtype).reshape(found, order="F" if fortran else "C")
+
+    array = read_member(archive, name, judge)
     if not np.isfinite(array).all():
         raise UsageFault(path, f"its {name} holds values that are not finite", _MEND)
     return array

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from img2img.atomic import write_bytes, write_fault
 from img2img.errors import Fault, UsageFault, suggestion, unknown_name
+from img2img.evaluation.folders import user_cache
 from img2img.evaluation.known_weights import INPUTS, KNOWN, KnownWeights, nearest, published_name, recognise
 
 if TYPE_CHECKING:
@@ -60,15 +61,7 @@ def weights_folder() -> Path:
         UsageFault: there is no home folder.
     """
     chosen = os.environ.get(FOLDER_VARIABLE)
-    if chosen:
-        return Path(chosen)
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        # a relative one is to be ignored, by the XDG base directory specification
-        root = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
-    except RuntimeError as error:
-        raise UsageFault("HOME", "there is no home folder to keep weights in", f"Set {FOLDER_VARIABLE}") from error
-    return root / "img2img" / "weights"
+    return Path(chosen) if chosen else user_cache("weights", FOLDER_VARIABLE) / "weights"
 
 
 def weights_path(name: str) -> Path:
@@ -160,7 +153,7 @@ def import_weights(file: str | os.PathLike[str], name: str | None = None, input:
     Args:
         name: which weights these are; None finds it out by the names and shapes of the tensors.
         input: what the first convolution takes, "imagenet" or "unit", where the file does not say it: without `input` a
-            .pth is taken as torchvision publishes it, and a .safetensors as taking RGB in [−1, 1].
+            .pth is taken as torchvision publishes it, and a .safetensors is refused.
 
     Returns:
         The new file of the folder; an older one of that name is replaced.

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from img2img.draws import permutation
+from img2img.metrics.neighbours import blocks
 
 WHOLE_SETS_UP_TO = 50_000  # some 4 minutes on one CPU core at 2048 features
-_BLOCK = 2048  # rows and columns of the kernel matrix at a time: 34 MB of it
 _STRIP = 64  # rows of it that stay in a core's cache
 _ROWS = 256  # rows of features that are made float64 at a time
 
@@ -135,9 +135,9 @@ def _sums(x: _Side, y: _Side, x_members: Tensor, y_members: Tensor) -> Tensor:
     not be looked at.
     """
     sums = x_members.new_zeros(x_members.shape[1])
-    for rows in _blocks(0, len(x), _BLOCK):
+    for rows in blocks(len(x)):
         x_part = x.centred(rows) / x.dim
-        for columns in _blocks(rows.start if x is y else 0, len(y), _BLOCK):
+        for columns in blocks(len(y), rows.start if x is y else 0):
             values = _cubes(x_part @ y.centred(columns).T, x.terms[rows], y.terms[columns])
             if x is y and columns == rows:
                 values.fill_diagonal_(0)
@@ -149,11 +149,7 @@ def _sums(x: _Side, y: _Side, x_members: Tensor, y_members: Tensor) -> Tensor:
 def _cubes(products: Tensor, x_terms: Tensor, y_terms: Tensor) -> Tensor:
     """(products + x_terms + y_terms)³, (r, c) float64, a few rows at a time, which stay in a core's cache."""
     cubes = torch.empty(products.shape, dtype=torch.float64, device=products.device)
-    for strip in _blocks(0, len(products), _STRIP):
+    for strip in blocks(len(products), size=_STRIP):
         base = cubes[strip].copy_(products[strip]).add_(x_terms[strip, None]).add_(y_terms)
         base.mul_(base.square())
     return cubes
-
-
-def _blocks(start: int, stop: int, size: int) -> list[slice]:
-    return [slice(first, min(first + size, stop)) for first in range(start, stop, size)]

@@ -67,9 +67,10 @@ def pair_distances(x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tenso
     return torch.cat([torch.linalg.vector_norm(x[i].double().sub_(y[j]), dim=1) for i, j in parts])
 
 
-def blocks(stop: int, start: int = 0) -> list[slice]:
-    """`start` to `stop` in slices of at most BLOCK."""
-    return [slice(first, min(first + BLOCK, stop)) for first in range(start, stop, BLOCK)]
+def blocks(stop: int, start: int = 0, size: int | None = None) -> list[slice]:
+    """`start` to `stop` in slices of at most `size`, else of BLOCK."""
+    size = size or BLOCK
+    return [slice(first, min(first + size, stop)) for first in range(start, stop, size)]
 
 
 def nearest(queries: Tensor, references: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,6 @@ generators run without gradients and in the mode in which they are deployed.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from abc import abstractmethod
@@ -25,7 +23,7 @@ from img2img.draws import Draws, permutation
 from img2img.errors import Fault, UsageFault, suggestion, unknown_name
 from img2img.evaluation.extractors import EXTRACTORS, Extractor, load_extractor
 from img2img.evaluation.features import Features, cache_folder, extract
-from img2img.evaluation.image_set import ImageSet
+from img2img.evaluation.image_set import ImageSet, digest_of
 from img2img.evaluation.measures import MEASURES, Comparison, Score, measure
 from img2img.evaluation.weights import find_weights
 from img2img.networks.layers import draw_latents
@@ -155,7 +153,7 @@ class ChosenPictures(ImageSet):
             resolution,
             self.chosen,
         ]
-        self.identity = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        self.identity = digest_of(facts)
         self.source = {"kind": "training pictures", "name": self.subject, "sha256": self.identity}
 
     def read(self, indices: Sequence[int]) -> Iterator[Tensor]:

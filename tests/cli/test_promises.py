@@ -834,6 +834,7 @@ ROWS = [
     Row("B8 no weights", "evaluate @flat @ten", 2, "its weights are not here", "weights fetch inception-2015"),
     Row("B8 no such measure", f"{EVALUATE} @flat @ten --measure fdd", 2, "'fdd' is unknown", "Did you mean fd?"),
     Row("B8 no such network", "evaluate @flat @ten --extractor inception", 2, "'inception' is unknown", "Did you"),
+    Row("B8 no such eye", f"{EVALUATE} @flat @ten --perceptual vgg", 2, "--perceptual: 'vgg' is unknown", "Did you"),
     Row("B8 one picture", f"{EVALUATE} @single @ten", 2, "@single: 1 picture makes no set", "Give at least two"),
     Row("B8 few pictures", f"{EVALUATE} @few @few --measure prdc", 2, "--measure prdc: ", "Give more pictures"),
     Row("B8 sizes", f"{EVALUATE} @flat @large", 2, "@large: its pictures are 30 × 20", "--resolution"),

@@ -54,13 +54,8 @@ ALEX = "lpips-alex"  # five small tensors
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder of weights, and no proxy."""
-    monkeypatch.setenv("IMG2IMG_WEIGHTS", str(tmp_path / "store"))
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    return tmp_path / "store"
+def folder(weights_store: Path) -> Path:
+    return weights_store
 
 
 def lin(seed: int = 0) -> dict[str, Tensor]:

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -15,19 +13,11 @@ from img2img.metrics.frechet import Gaussian, factored, fit, frechet_distance_of
 from img2img.metrics.intervals import _gap, _gap_within, _self_pairs, _student, frechet_interval, kernel_interval
 from img2img.metrics.kernel_distance import squared_mmd
 
-SCRIPT = Path(__file__).parents[1] / "bench" / "measures_scale.py"
-
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
+def script(load_script: Callable[[str], ModuleType]) -> ModuleType:
     """The populations, and how often intervals hold their true distance: the full table is the script's."""
-    specification = importlib.util.spec_from_file_location("measures_scale", SCRIPT)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module  # its dataclasses look their module up
-    specification.loader.exec_module(module)
-    return module
+    return load_script("measures_scale")
 
 
 def two_sets(count: int, dim: int) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from img2img.metrics import kernel_distance as module
+from img2img.metrics import neighbours
 from img2img.metrics.kernel_distance import KernelDistance, kernel_distance
 
 
@@ -124,7 +125,7 @@ def test_neither_blocks_nor_order_matter(monkeypatch: pytest.MonkeyPatch) -> Non
     real, fake = features(40, 6).double(), features(33, 6, seed=1).double()
     found = kernel_distance(real, fake, subsets=4, subset_size=10)
     assert whole(real.flip(0), fake.flip(0)) == pytest.approx(found.unbiased, rel=1e-11)
-    monkeypatch.setattr(module, "_BLOCK", 7)
+    monkeypatch.setattr(neighbours, "BLOCK", 7)
     monkeypatch.setattr(module, "_STRIP", 3)
     monkeypatch.setattr(module, "_ROWS", 5)
     again = kernel_distance(real, fake, subsets=4, subset_size=10)
