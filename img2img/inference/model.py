@@ -349,10 +349,13 @@ class Model:
         generator = self._networks["generator"]
         for first in range(wanted.start - wanted.start % _SAMPLES_AT_ONCE, wanted.stop, _SAMPLES_AT_ONCE):
             numbers = torch.arange(first, first + _SAMPLES_AT_ONCE)
-            noise = draw_latents(generator, Draws(seed, "sample/z", numbers.to(self.device)))
+            z, draws = (Draws(seed, f"sample/{what}", numbers.to(self.device)) for what in ("z", "generator"))
             classes = torch.tensor(labels)[numbers % len(labels)] if labels else None
             with torch.inference_mode(), self._autocast():
-                images = generator(noise, None if classes is None else classes.to(self.device)).float().cpu()
+                images = generator(
+                    draw_latents(generator, z), None if classes is None else classes.to(self.device), draws
+                )
+                images = images.float().cpu()
             if not bool(images.isfinite().all()):
                 raise Fault(
                     self.path, "it made values that are not numbers", "Use --precision float32 or another model"

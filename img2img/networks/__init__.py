@@ -1,6 +1,8 @@
 """Networks: nn.Modules only, one file per family. Images are float NCHW in [-1, 1]; nothing here sees a configuration.
 
     layers.py       what families share: normalisation, latent draws, keyed dropout, spectral norm, stacked layers
+    resolution.py   sizes that are a base rectangle × 2^k
+    equalized.py    layers with an equalised learning rate, pixel norm, the mapping network of the StyleGANs
     arguments.py    refusal of constructor arguments that make no sense, before anything is allocated
     dcgan.py        noise (and class) -> image, and the discriminator that goes with it
     mlp.py          the same, fully connected: points and small pictures
@@ -11,10 +13,13 @@
     autoencoder.py  discriminators whose verdict is how badly they give an image back
     mixture.py      several noise generators as one
 
-A noise generator is called as `(z, labels or None)` and says `latent_dim` and `prior`, from which layers.draw_latents
-makes z; an image generator is called as `(images, draws or None)`. A discriminator is called as `(images, condition or
-None, with_features)`: with_features adds the activations before the last layer, (N, F). Its class says by `judges_by`
-what it answers: "logit", higher for real, (N,) or (N, 1, h, w); or "energy", e(x) (N,) ≥ 0, lower for real, where the
+A noise generator is called as `(z, labels or None, draws or None)` and says `latent_dim` and `prior`, from which
+layers.draw_latents makes z; what else is random in it (noise at each pixel, mixed styles) follows the draws, and
+without them is left out. A generator with styles also has `w_dim`, `num_styles`, `map(z, labels)` -> w (N, w_dim) and
+`synthesize(w, draws or None)` of w (N, w_dim) or (N, num_styles, w_dim); its forward is the one after the other. An
+image generator is called as `(images, draws or None)`. A discriminator is called as `(images, condition or None,
+with_features)`: with_features adds the activations before the last layer, (N, F). Its class says by `judges_by` what
+it answers: "logit", higher for real, (N,) or (N, 1, h, w); or "energy", e(x) (N,) ≥ 0, lower for real, where the
 features are the code.
 
 A network with a `members` argument is that many networks of equal form, called as one on member-major rows

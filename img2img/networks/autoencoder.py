@@ -22,9 +22,10 @@ from img2img.networks.arguments import (
     check_whole,
 )
 from img2img.networks.dcgan import check_common as check_dcgan
-from img2img.networks.dcgan import label_planes, level_widths, split_resolution
+from img2img.networks.dcgan import label_planes
 from img2img.networks.layers import MemberLinear, make_norm, needs_bias
 from img2img.networks.mlp import DISCRIMINATOR_NORMS, check_common, hidden_layers, one_hot
+from img2img.networks.resolution import level_widths, split_resolution
 
 ERRORS = ("l1", "mse", "norm")
 CONDITIONINGS = ("none", "concat")

@@ -12,16 +12,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from img2img.draws import Draws
 from img2img.errors import UsageFault
 from img2img.networks.arguments import (
     MAX_CHANNELS,
     MAX_CLASSES,
-    MAX_SIDE,
     MAX_WIDTH,
     check_choice,
     check_conditioning,
     check_flag,
-    check_resolution,
     check_whole,
 )
 from img2img.networks.layers import (
@@ -36,46 +35,10 @@ from img2img.networks.layers import (
     make_norm,
     needs_bias,
 )
+from img2img.networks.resolution import level_widths, split_resolution
 
 GENERATOR_CONDITIONINGS = ("concat", "norm")
 CONDITIONINGS = ("none", "concat", "projection")
-SMALLEST_BASES = range(4, 8)  # of the shorter side: one octave, so that every size has one number of doublings
-
-
-def split_resolution(resolution: object) -> tuple[tuple[int, int], int]:
-    """(base height, base width) and k with resolution = base × 2^k, k ≥ 1 and the shorter base side in 4..7.
-
-    Raises UsageFault naming data.resolution and the nearest sizes that work.
-    """
-    height, width = check_resolution(resolution)
-    doublings = (min(height, width) // SMALLEST_BASES.start).bit_length() - 1
-    factor = 2 ** max(doublings, 0)
-    if doublings < 1 or height % factor or width % factor:
-        raise UsageFault(
-            "data.resolution",
-            f"[{height}, {width}] is not [base height, base width] × 2^k with the shorter base side from 4 to 7",
-            "Use " + " or ".join(f"[{h}, {w}]" for h, w in _nearest_resolutions(height, width)),
-        )
-    return (height // factor, width // factor), doublings
-
-
-def _nearest_resolutions(height: int, width: int) -> list[tuple[int, int]]:
-    """The two sizes nearest to (height, width) in pixels that split_resolution accepts, squares for a square."""
-    short, long = sorted((height, width))
-    sizes = set()
-    for base in SMALLEST_BASES:
-        for doublings in range(1, (MAX_SIDE // base).bit_length()):
-            factor = 2**doublings
-            side = base * factor
-            below = max(long // factor * factor, side)
-            sizes |= {(side, side)} if height == width else {(side, below), (side, min(below + factor, MAX_SIDE))}
-    nearest = sorted(sizes, key=lambda size: (abs(size[0] - short) + abs(size[1] - long), abs(size[0] - short), size))
-    return sorted(size if height <= width else size[::-1] for size in nearest[:2])
-
-
-def level_widths(width: int, max_width: int, levels: int) -> list[int]:
-    """Channels of each level from the image inwards: doubled at each, at most max_width."""
-    return [min(width * 2**level, max_width) for level in range(levels)]
 
 
 def label_planes(labels: Tensor, num_classes: int, images: Tensor) -> Tensor:
@@ -172,7 +135,7 @@ class DCGANGenerator(nn.Module):
         if spectral_norm:
             apply_spectral_norm(self)
 
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, labels: Tensor | None = None, draws: Draws | None = None) -> Tensor:
         assert (labels is None) == (self.num_classes == 0), "labels are for class-conditional generators"
         x = z
         if self.embed is not None:

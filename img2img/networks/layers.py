@@ -385,6 +385,14 @@ def apply_spectral_norm(module: nn.Module) -> None:
         parametrize.register_parametrization(layer, "weight", norm, unsafe=True)
 
 
+class ScaledWeight(nn.Module):
+    """A layer that is used with another weight than it learns."""
+
+    def scaled_weight(self) -> Tensor:
+        """(out, ...), as it is used."""
+        raise NotImplementedError
+
+
 def filter_matrices(network: nn.Module) -> Iterator[Tensor]:
     """The weight of every convolution and linear layer as (..., out, in), one filter a row; embeddings are left out."""
     for layer in network.modules():
@@ -394,3 +402,5 @@ def filter_matrices(network: nn.Module) -> Iterator[Tensor]:
             yield layer.weight.transpose(0, 1).flatten(1)
         elif isinstance(layer, MemberLinear):
             yield layer.weight.mT
+        elif isinstance(layer, ScaledWeight):
+            yield layer.scaled_weight().flatten(1)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from img2img.draws import Draws
 from img2img.errors import UsageFault
 
 
@@ -60,7 +61,7 @@ class GeneratorMixture(nn.Module):
             within = torch.erfinv(within.clamp(-largest, largest)) * math.sqrt(2)
         return index.long(), torch.cat((within[:, None].to(z.dtype), z[:, 1:]), dim=1)
 
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, labels: Tensor | None = None, draws: Draws | None = None) -> Tensor:
         index, seen = self.choose(z)
-        images = torch.stack([generator(seen, labels) for generator in self.generators])
+        images = torch.stack([generator(seen, labels, draws) for generator in self.generators])
         return images[index, torch.arange(len(z), device=z.device)]

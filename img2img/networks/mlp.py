@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from img2img.draws import Draws
 from img2img.errors import UsageFault
 from img2img.networks.arguments import (
     MAX_CHANNELS,
@@ -140,7 +141,7 @@ class MLPGenerator(nn.Module):
         if spectral_norm:
             apply_spectral_norm(self)
 
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, labels: Tensor | None = None, draws: Draws | None = None) -> Tensor:
         assert (labels is None) == (self.num_classes == 0), "labels are for class-conditional generators"
         x = z.reshape(self.members, -1, self.latent_dim)
         if self.embed is not None:

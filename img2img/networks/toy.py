@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from img2img.draws import Draws
 from img2img.networks.arguments import MAX_CHANNELS, MAX_MEMBERS, check_number, check_values, check_whole
 
 _FARTHEST_START = 1e6
@@ -44,7 +45,7 @@ class ConstantGenerator(nn.Module):
         dim = out_channels * self.image_shape[1] * self.image_shape[2]
         self.point = nn.Parameter(torch.empty(members, dim).fill_(start))
 
-    def forward(self, z: Tensor, labels: None = None) -> Tensor:
+    def forward(self, z: Tensor, labels: None = None, draws: Draws | None = None) -> Tensor:
         points = self.point[:, None].expand(-1, len(z) // self.members, -1)
         return points.reshape(-1, *self.image_shape)
 

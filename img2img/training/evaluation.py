@@ -215,9 +215,11 @@ class Samples(MadePictures):
 
     def make(self, numbers: range) -> Tensor:
         device = self._precision.device
-        draws = Draws(self._seed, "eval/z", torch.tensor(numbers, device=device))
+        z, draws = (
+            Draws(self._seed, f"eval/{what}", torch.tensor(numbers, device=device)) for what in ("z", "generator")
+        )
         labels = None if self._labels is None else self._labels[numbers.start : numbers.stop].to(device)
-        images: Tensor = self._network(draw_latents(self._network, draws).to(self._precision.dtype), labels)
+        images: Tensor = self._network(draw_latents(self._network, z).to(self._precision.dtype), labels, draws)
         return images
 
 

@@ -29,8 +29,8 @@ class Conditional(Unconditional):
 
     def preview(self, batch: Batch, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """One row per class; a column has the same noise in every row, so that only the class differs."""
-        noise = self.preview_noise(batch)
+        noise, draws = self.preview_noise(batch), batch.draws("preview/generator")
         return {
-            name: networks["generator"](noise, torch.full((len(noise),), label, device=noise.device))
+            name: networks["generator"](noise, torch.full((len(noise),), label, device=noise.device), draws)
             for label, name in enumerate(self.shape.classes[:_PREVIEW_CLASSES])
         }

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from torch import Tensor, nn
 
 from img2img.data.batches import Batch
+from img2img.draws import Draws
 from img2img.networks.layers import draw_latents
 from img2img.penalties import View
 from img2img.translators.base import DataShape, NetworkPlan, Outputs, Translator
@@ -19,7 +20,7 @@ class NoiseGenerator(Protocol):
     latent_dim: int
     prior: Literal["normal", "uniform"]
 
-    def __call__(self, z: Tensor, labels: Tensor | None) -> Tensor: ...
+    def __call__(self, z: Tensor, labels: Tensor | None, draws: Draws | None = None) -> Tensor: ...
 
 
 class Unconditional(Translator):
@@ -51,7 +52,7 @@ class Unconditional(Translator):
         }
 
     def generate(self, batch: Batch, *, for_generator: bool) -> Outputs:
-        return {"fake": self.generator(self._latents(batch, "z"), batch.labels)}
+        return {"fake": self.generator(self._latents(batch, "z"), batch.labels, batch.draws("generator"))}
 
     def views(self, batch: Batch, outputs: Outputs) -> list[View]:
         real, fake = self._pack(batch["image"]), self._pack(outputs["fake"])
@@ -70,7 +71,7 @@ class Unconditional(Translator):
         return images if packing == 1 else images.unflatten(0, (-1, packing)).flatten(1, 2)
 
     def preview(self, batch: Batch, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        return {"samples": networks["generator"](self.preview_noise(batch), None)}
+        return {"samples": networks["generator"](self.preview_noise(batch), None, batch.draws("preview/generator"))}
 
     def preview_noise(self, batch: Batch) -> Tensor:
         """(N, latent_dim): the same for the same batch throughout the run."""

@@ -25,7 +25,7 @@ class Echo(nn.Module):
         super().__init__()
         self.number, self.prior = number, prior
 
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, labels: Tensor | None = None, draws: object = None) -> Tensor:
         return torch.cat((z, torch.full_like(z[:, :1], self.number)), dim=1)[:, :, None, None]
 
 

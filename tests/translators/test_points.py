@@ -30,7 +30,7 @@ class Generator(nn.Module):
         super().__init__()
         self.members = members
 
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, labels: Tensor | None = None, draws: object = None) -> Tensor:
         assert labels is None
         return (z.reshape(self.members, -1, 2) + torch.arange(self.members)[:, None, None]).reshape(-1, 2, 1, 1)
 

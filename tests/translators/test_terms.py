@@ -27,7 +27,7 @@ class Add(nn.Module):
         self.value = nn.Parameter(torch.tensor(value))
         self.batches: list[int] = []
 
-    def forward(self, images: Tensor, condition: object = None) -> Tensor:
+    def forward(self, images: Tensor, condition: object = None, draws: object = None) -> Tensor:
         self.batches.append(len(images))
         return images.reshape(-1, 1, 4, 4) + self.value
 
