@@ -171,6 +171,9 @@ class LossConfig(_Section):
     feature_matching: float | None = _key(
         None, "weight of the distance between the discriminator's mean features", minimum=0.0, maximum=1e6
     )
+    classification: float | None = _key(
+        None, "weight of telling the classes apart, for both players (ACGAN)", minimum=0.0, maximum=1e6
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -229,6 +232,12 @@ class TrainConfig(_Section):
     )
     unroll: int = _key(
         0, "steps that the discriminator is looked ahead in the generator's step (unrolled GAN)", minimum=0, maximum=100
+    )
+    label_dropout: float = _key(
+        0.0,
+        "share of the images whose class is kept from both players, so that the model also makes pictures of any class",
+        minimum=0.0,
+        below=1.0,
     )
     packing: int = _key(1, "samples that the discriminator judges together (PacGAN)", minimum=1, maximum=64)
     generators: int = _key(1, "generators that share the work; noise decides which one", minimum=1, maximum=64)

@@ -300,6 +300,11 @@ def feature_matching(real: Tensor, fake: Tensor) -> Tensor:
     return (real.mean(0) - fake.mean(0)).square().sum(0, keepdim=True)
 
 
+def classification(logits: Tensor, labels: Tensor) -> Tensor:
+    """−log P(label) of a classifier's logits: (N, K), (N,) -> (N,) (ACGAN: Odena et al. 2017, arXiv:1610.09585)."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
 def l1(output: Tensor, target: Tensor) -> Tensor:
     """Mean absolute difference of each sample, (N, C, H, W) twice -> (N,)."""
     return per_sample((output - target).abs())

@@ -70,9 +70,11 @@ class Game(Protocol):
         progress: share of the run that is done, from 0 to 1.
     """
 
-    views: list[View]
     members: int
     progress: float
+
+    @property
+    def views(self) -> list[View]: ...
 
     def draws(self, stream: str, count: int) -> Draws:
         """Random numbers for `count` rows of this batch, keyed by its images."""

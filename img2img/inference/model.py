@@ -48,6 +48,8 @@ _LARGEST_TRAINED_ASPECT = 8.0
 _VALUES_WORTH_ASKING = 3 << 20
 # Noise is turned into pictures this many at a time, always, so that a picture does not depend on how many are wanted.
 _SAMPLES_AT_ONCE = 16
+# What a class is called that stands for any, in models trained with label dropout
+ANY_CLASS = "any"
 
 
 @dataclass(eq=False)
@@ -371,6 +373,8 @@ class Model:
         if isinstance(label, str):
             if label in classes:
                 return classes.index(label)
+            if label == ANY_CLASS and self._makes_any_class():
+                return len(classes)
             if not label.isdecimal():
                 close = difflib.get_close_matches(label, classes, n=1)
                 mend = f"Did you mean {close[0]}?" if close else f"Its classes: {', '.join(classes)}"
@@ -381,6 +385,10 @@ class Model:
                 "--class", f"{self.path} has classes 0 to {len(classes) - 1}, not {index}", "Use one of them"
             )
         return index
+
+    def _makes_any_class(self) -> bool:
+        """It was trained with train.label_dropout: its last class stands for any."""
+        return bool(getattr(self._networks["generator"], "num_classes", 0) > len(self.info.classes))
 
     def _require_task(self, task: Literal["translate", "sample"]) -> None:
         if self.info.task != task:
@@ -433,7 +441,7 @@ def _check_usable(path: str | os.PathLike[str], info: ModelInfo, networks: Mappi
         generator = networks.get("generator")
         sound = (
             hasattr(generator, "latent_dim")
-            and getattr(generator, "num_classes", None) == len(info.classes)
+            and getattr(generator, "num_classes", None) in (len(info.classes), len(info.classes) + bool(info.classes))
             and getattr(generator, "out_channels", None) == info.channels.get("image")
             and (info.task == "points" or getattr(generator, "members", 1) == 1)
         )

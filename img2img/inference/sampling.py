@@ -14,7 +14,7 @@ from img2img.data.decode import FORMATS
 from img2img.data.encode import WRITABLE, format_of, save_image
 from img2img.errors import UsageFault
 from img2img.inference.folder import require_folder
-from img2img.inference.model import Label, Model
+from img2img.inference.model import ANY_CLASS, Label, Model
 
 _SUFFIXES = frozenset(suffix for name in WRITABLE for suffix in FORMATS[name])
 _GAP = 2  # pixels between the pictures of a grid
@@ -48,7 +48,8 @@ def write_samples(
     to_file = not target.is_dir() and target.suffix.lower() in _SUFFIXES
     if (grid or to_file) and count > _LARGEST_GRID:
         raise UsageFault("--count", f"{count} pictures are too many for a grid", "Give a folder to --out, no --grid")
-    folders = _class_folders(model.info.classes) if len(set(classes)) > 1 else None
+    names = [*model.info.classes, ANY_CLASS][: max(classes, default=0) + 1]
+    folders = _class_folders(names) if len(set(classes)) > 1 else None
     require_folder(target.parent if to_file else target)
     written: list[Path] = []
     shown: list[tuple[int | None, np.ndarray]] = []

@@ -7,10 +7,11 @@ never knows which method it drives.
 from __future__ import annotations
 
 import copy
+import functools
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -154,16 +155,26 @@ def _memory_order(tensor: Tensor) -> list[int]:
 class Step:
     """One player's side of one (micro-)batch; what a penalty sees as its Game."""
 
-    def __init__(self, engine: Engine, player: str, batch: Batch, outputs: Outputs) -> None:
+    def __init__(self, engine: Engine, player: str, batch: Batch, outputs: Outputs | None = None) -> None:
         self.engine = engine
         self.player = player
         self.batch = batch
-        self.outputs = outputs
+        self._made = outputs
         self.members = engine.translator.shape.members
         self.progress = engine.progress
         self.looks_ahead = False
         self.judged: list[Verdict] = []
-        self.views = self._see(outputs)
+
+    @functools.cached_property
+    def outputs(self) -> Outputs:
+        """The translator's outputs: those that it was given, or made when somebody looks."""
+        if self._made is None:
+            return self.engine.generate(self.batch, for_generator=self.player == "generator")
+        return self._made
+
+    @functools.cached_property
+    def views(self) -> list[View]:
+        return self._see(self.outputs)
 
     def _see(self, outputs: Outputs) -> list[View]:
         """What the discriminators see of these outputs, without a graph to them in the discriminators' own step."""
@@ -194,7 +205,8 @@ class Step:
 
     def verdicts(self) -> list[Verdict]:
         if not self.judged:
-            self.judged = [self.engine.judge(view, with_real=True) for view in self.views]
+            with_features = self.engine.translator.classifies
+            self.judged = [self.engine.judge(view, with_real=True, with_features=with_features) for view in self.views]
         return self.judged
 
     def discriminator_terms(self) -> dict[str, Tensor]:
@@ -211,7 +223,9 @@ class Step:
             views = self._see(outputs)
         if engine.settings.unroll:
             views = self._unrolled(views)
-        with_features = translator.matches_features or translator.objective.generator_sees_features
+        with_features = (
+            translator.matches_features or translator.classifies or translator.objective.generator_sees_features
+        )
         with_real = translator.objective.generator_sees_real or translator.matches_features
         with engine.precision.context():
             verdicts = [engine.judge(view, with_real, with_features) for view in views]
@@ -500,12 +514,9 @@ class Engine:
         needed = self.settings.unroll > 0 or any(penalty.needs_both_losses for penalty in self.penalties.values())
         self.players["discriminator"].require_gradients(needed)
         # without shared outputs each micro-batch is generated when its turn comes: one graph at a time
-        made = iter(shared) if shared else (self.generate(batch, for_generator=True) for batch in batches)
-        steps = (Step(self, "generator", batch, outputs) for batch, outputs in zip(batches, made))
+        steps = (Step(self, "generator", batch, outputs) for batch, outputs in itertools.zip_longest(batches, shared))
         updated = self._update("generator", steps, len(batches), Step.main_terms)
-        if any(penalty.every > 1 for penalty in self.penalties_of("generator").values()):
-            fresh = [Step(self, "generator", batch, self.generate(batch, for_generator=True)) for batch in batches]
-            self._lazy_updates("generator", fresh, self.step)
+        self._lazy_updates("generator", [Step(self, "generator", batch) for batch in batches], self.step)
         self.players["discriminator"].require_gradients(True)
         return updated
 
@@ -513,7 +524,7 @@ class Engine:
         """An optimiser step of its own for each lazy penalty that is due in the player's step `number`."""
         for name, penalty in self.penalties_of(player).items():
             if penalty.every > 1 and number % penalty.every == 0:
-                self._update(player, steps, len(steps), partial(Step.lazy_terms, name=name, penalty=penalty))
+                self._update(player, steps, len(steps), functools.partial(Step.lazy_terms, name=name, penalty=penalty))
 
     def _update(
         self, name: str, steps: Iterable[Step], count: int, terms_of: Callable[[Step], dict[str, Tensor]]

@@ -64,6 +64,7 @@ def _example(config: Config, translator: type[Translator]) -> DataShape:
         {"image": config.data.channels, "a": config.data.channels, "b": config.data.channels},
         ("first", "second") if translator.source == "classes" else (),
         packing=config.train.packing,
+        label_dropout=config.train.label_dropout,
     )
 
 
@@ -139,11 +140,42 @@ def _misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
                 f"is for generators that start from noise, {config.translator} starts from pictures",
                 f"Set train.{key}={default}",
             )
+    yield from _class_misfits(config, translator)
     if train.packing > 1 and translator.source == "classes":
         yield UsageFault(
             "train.packing",
             "shows samples of several classes as one, of which the discriminator is told one class",
             "Set train.packing=1; discriminator.minibatch_std=true serves the same end",
+        )
+
+
+def _class_misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
+    """What is wanted of classes and cannot be had."""
+    weight, network = config.loss.classification, config.discriminator
+    tells = network.arguments.get("conditioning") == "classifier"
+    if tells and not weight:
+        yield UsageFault(
+            "loss.classification", "a discriminator that tells the classes learns it from this weight", "Set it to 1"
+        )
+    if weight and translator.source != "classes":
+        yield UsageFault("loss.classification", f"{config.translator} has no classes", "Set loss.classification=none")
+    elif weight and not tells:
+        yield UsageFault(
+            "loss.classification",
+            f"discriminator {network.name} tells no classes",
+            "Set discriminator.conditioning=classifier, or loss.classification=none",
+        )
+    elif weight and config.train.unroll:
+        yield UsageFault(
+            "loss.classification", "asks the discriminator of now, train.unroll one of later", "Set train.unroll=0"
+        )
+    if config.train.label_dropout and translator.source != "classes":
+        yield UsageFault("train.label_dropout", f"{config.translator} has no classes", "Set train.label_dropout=0")
+    elif config.train.label_dropout and tells:
+        yield UsageFault(
+            "train.label_dropout",
+            "a discriminator that tells the classes has no class that stands for any",
+            "Set train.label_dropout=0, or discriminator.conditioning=projection",
         )
 
 
@@ -183,7 +215,7 @@ def build(config: Config, shape: DataShape) -> tuple[Translator, dict[str, Netwo
         UsageFault: a network refuses its arguments, for example a resolution it cannot make.
     """
     kind = TRANSLATORS[config.translator]
-    shape = dataclasses.replace(shape, packing=config.train.packing)
+    shape = dataclasses.replace(shape, packing=config.train.packing, label_dropout=config.train.label_dropout)
     specs, networks = {}, {}
     for name, plan in kind.plan(shape).items():
         table = config.generator if plan.role == "generator" else config.discriminator
@@ -192,8 +224,9 @@ def build(config: Config, shape: DataShape) -> tuple[Translator, dict[str, Netwo
         specs[name] = NetworkSpec(table.name, {**_accepted(network, plan.arguments), **table.arguments}, copies)
         networks[name] = _construct_copies(network, plan.role, specs[name])
     weights = {key: float(getattr(config.loss, key)) for key in kind.loss_weights}
-    if config.loss.feature_matching is not None:
-        weights["feature_matching"] = config.loss.feature_matching
+    for key in ("feature_matching", "classification"):
+        if (weight := getattr(config.loss, key)) is not None:
+            weights[key] = weight
     translator = kind(shape, networks, make_objective(config), config.loss.adversarial.weight, weights)
     return translator, specs
 

@@ -29,6 +29,7 @@ class DataShape:
         classes: class names in the order of the labels; empty without classes.
         members: independent games trained side by side, with stacked weights; 1 but for toy worlds.
         packing: samples that a discriminator judges together (PacGAN).
+        label_dropout: share of the images whose class nobody is told.
     """
 
     resolution: tuple[int, int]
@@ -36,6 +37,7 @@ class DataShape:
     classes: tuple[str, ...] = ()
     members: int = 1
     packing: int = 1
+    label_dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,11 @@ class Translator(nn.Module, ABC):
     def matches_features(self) -> bool:
         """The generators' terms compare D's features of real and generated images."""
         return self.weights.get("feature_matching", 0.0) > 0
+
+    @property
+    def classifies(self) -> bool:
+        """Both players' terms ask which class D's features tell."""
+        return self.weights.get("classification", 0.0) > 0
 
     def _judge_by(self, half: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
         """One half of the objective; members apart where a sample's loss depends on others."""

@@ -34,7 +34,7 @@ class Unconditional(Translator):
 
     @classmethod
     def plan(cls, shape: DataShape) -> dict[str, NetworkPlan]:
-        num_classes = len(shape.classes)
+        num_classes = cls.num_labels(shape)
         channels = shape.channels["image"]
         return {
             "generator": NetworkPlan(
@@ -51,16 +51,26 @@ class Unconditional(Translator):
             ),
         }
 
+    @classmethod
+    def num_labels(cls, shape: DataShape) -> int:
+        """How many classes the networks are told apart."""
+        return len(shape.classes)
+
+    def labels(self, batch: Batch) -> Tensor | None:
+        """What both players are told of the images' classes: (N,) int64, or None."""
+        return batch.labels
+
     def generate(self, batch: Batch, *, for_generator: bool) -> Outputs:
-        return {"fake": self.generator(self._latents(batch, "z"), batch.labels, batch.draws("generator"))}
+        return {"fake": self.generator(self._latents(batch, "z"), self.labels(batch), batch.draws("generator"))}
 
     def views(self, batch: Batch, outputs: Outputs) -> list[View]:
         real, fake = self._pack(batch["image"]), self._pack(outputs["fake"])
-        return [View("discriminator", self.discriminator, real, fake, batch.labels, batch.labels)]
+        labels = self.labels(batch)
+        return [View("discriminator", self.discriminator, real, fake, labels, labels)]
 
     def latents_and_images(self, batch: Batch) -> tuple[Tensor, Tensor]:
         latents = self._latents(batch, "path_length/z").requires_grad_()
-        return latents, self.generator(latents, batch.labels)
+        return latents, self.generator(latents, self.labels(batch))
 
     def _latents(self, batch: Batch, stream: str) -> Tensor:
         return draw_latents(self.generator, batch.draws(stream)).to(batch["image"].dtype)
