@@ -252,6 +252,24 @@ class TrainConfig(_Section):
 
 
 @dataclass(frozen=True)
+class GrowthConfig(_Section):
+    """Progressive growing: from small pictures to data.resolution, each new resolution fading in."""
+
+    table = "growth"
+    start: int = _key(0, "shorter side of the first pictures, in pixels; 0 = no growing", minimum=0, maximum=4096)
+    stable_kimg: float = _key(
+        600.0, "at each resolution, before the next one fades in, in kimg", minimum=0.0, maximum=1e6
+    )
+    fade_kimg: float = _key(600.0, "over which a new resolution fades in, in kimg", minimum=0.0, maximum=1e6)
+    max_batch: int = _key(
+        0,
+        "the batch doubles at each coarser resolution, up to this; 0 = train.batch throughout",
+        minimum=0,
+        maximum=65536,
+    )
+
+
+@dataclass(frozen=True)
 class AugmentConfig(_Section):
     """Random changes of every training picture; both halves of a pair get the same ones."""
 
@@ -299,6 +317,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    growth: GrowthConfig = field(default_factory=GrowthConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
@@ -314,10 +333,20 @@ class Config:
 
 _SECTIONS: dict[str, type[_Section]] = {
     section.table: section
-    for section in (RecipeInfo, DataConfig, LossConfig, OptimConfig, TrainConfig, AugmentConfig, EvalConfig)
+    for section in (
+        RecipeInfo,
+        DataConfig,
+        LossConfig,
+        OptimConfig,
+        TrainConfig,
+        GrowthConfig,
+        AugmentConfig,
+        EvalConfig,
+    )
 }
 _TABLES = (
-    "recipe", "data", "generator", "discriminator", "loss", ADVERSARIAL, PENALTIES, "optim", "train", "augment", "eval"
+    "recipe", "data", "generator", "discriminator", "loss", ADVERSARIAL, PENALTIES, "optim", "train", "growth",
+    "augment", "eval"
 )  # fmt: skip
 KEYS: dict[str, Key] = {
     key.name: key

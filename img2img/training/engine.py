@@ -21,7 +21,9 @@ from img2img.config import Config, OptimConfig
 from img2img.data.batches import Batch
 from img2img.distributed import World
 from img2img.draws import Draws
+from img2img.growth import GrowthSchedule, Stage
 from img2img.networks.layers import mixes_samples
+from img2img.networks.resolution import Growing, shrink
 from img2img.penalties import Penalty, Verdict, View
 from img2img.training.ema import Ema, ema_decay
 from img2img.training.image_pool import ImagePool
@@ -43,7 +45,7 @@ _TOP_K_RAMP = 0.5
 class EngineSettings:
     """How the engine trains, in the units of the configuration keys of the same names."""
 
-    batch: int
+    growth: GrowthSchedule
     kimg: float
     optim: OptimConfig
     ema_kimg: float
@@ -56,7 +58,7 @@ class EngineSettings:
     def of(cls, config: Config) -> EngineSettings:
         train = config.train
         return cls(
-            train.batch,
+            GrowthSchedule.of(config),
             train.kimg,
             config.optim,
             train.ema_kimg,
@@ -279,7 +281,9 @@ class Engine:
     """Trains a translator: `train_step` is one iteration, `state_dict` everything that changes with time.
 
     Attributes:
-        step: generator steps so far; images_seen = step · batch.
+        step: generator steps so far.
+        images_seen: real images of these steps; images_before: of all but the last.
+        stage: how far the networks have grown, and how many images the next step has.
         players: "generator" and "discriminator".
         ema: the averaged generators.
         variables: what objectives and penalties keep from step to step, by name, (members,) each.
@@ -301,6 +305,7 @@ class Engine:
         self.precision = precision
         self.world = world
         self.step = 0
+        self.images_seen = self.images_before = 0
         optim = settings.optim
         rates = {"generator": optim.lr, "discriminator": optim.discriminator_lr or optim.lr}
         self.players = {
@@ -320,10 +325,15 @@ class Engine:
         self.skipped_steps: deque[int] = deque(maxlen=_SKIPS_IN_WINDOW)
         self.skips_in_a_row = 0
         self.first_bad_weight = ""
+        self.go_to(0)
 
-    @property
-    def images_seen(self) -> int:
-        return self.step * self.settings.batch
+    def go_to(self, images_seen: int) -> None:
+        """Grow the networks as far as they are after so many images: like the learning rate a function of them."""
+        self.images_seen = images_seen
+        self.stage = self.settings.growth.at(images_seen)
+        for network in (*self.translator.children(), *self.ema.networks.values()):
+            if isinstance(network, Growing):
+                network.grow_to(network.num_levels - 1 - self.stage.halvings, self.stage.alpha)
 
     @property
     def has_diverged(self) -> bool:
@@ -353,6 +363,7 @@ class Engine:
             critic_batches: critic steps, each a sequence of micro-batches whose gradients are accumulated. Where the
                 last is one micro-batch, both players use the same generated images.
         """
+        critic_batches = [[_at_stage(batch, self.stage) for batch in batches] for batches in critic_batches]
         total = self.settings.kimg * 1000
         factor = learning_rate_factor(self.images_seen, total, self.settings.optim.decay_share * total)
         for player in self.players.values():
@@ -367,9 +378,11 @@ class Engine:
         updated = self._generator_step(critic_batches[-1], shared)
         self.world.average_statistics(self.translator.children())
         self.step += 1
+        self.images_before, batch = self.images_seen, self.stage.batch
+        self.go_to(self.images_seen + batch)
         if updated:
             half_life = self.settings.ema_kimg * 1000
-            decay = ema_decay(half_life, self.settings.ema_rampup, self.images_seen, self.settings.batch)
+            decay = ema_decay(half_life, self.settings.ema_rampup, self.images_seen, batch)
             self.ema.update(self.players["generator"].networks, decay)
 
     def generate(self, batch: Batch, *, for_generator: bool) -> Outputs:
@@ -568,6 +581,8 @@ class Engine:
             "ema": self.ema.state_dict(),
             "engine": {
                 "step": self.step,
+                "images_seen": self.images_seen,
+                "images_before": self.images_before,
                 "optimizers": {name: player.state_dict() for name, player in self.players.items()},
                 "pools": {name: pool.state_dict() for name, pool in self.pools.items()},
                 "variables": dict(self.variables),
@@ -582,6 +597,10 @@ class Engine:
         self.ema.load_state_dict(state["ema"])
         engine = state["engine"]
         self.step = engine["step"]
+        # older states are of runs whose steps all had the same number of images
+        batch = self.settings.growth.batch
+        self.go_to(engine.get("images_seen", self.step * batch))
+        self.images_before = engine.get("images_before", self.images_seen - batch)
         for name, player in self.players.items():
             player.load_state_dict(engine["optimizers"][name])
         for name, pool in engine["pools"].items():
@@ -590,6 +609,14 @@ class Engine:
         self.variables = {name: value.to(self.precision.device) for name, value in engine.get("variables", {}).items()}
         self.skipped_steps.extend(engine["skipped_steps"])
         self.skips_in_a_row = engine["skips_in_a_row"]
+
+
+def _at_stage(batch: Batch, stage: Stage) -> Batch:
+    """The batch as large as the networks' pictures are."""
+    if stage.halvings == 0 and stage.alpha == 1:
+        return batch
+    images = {name: shrink(images, stage.halvings, stage.alpha) for name, images in batch.images.items()}
+    return replace(batch, images=images)
 
 
 class Tally:

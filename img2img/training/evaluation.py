@@ -27,6 +27,7 @@ from img2img.evaluation.image_set import ImageSet, digest_of
 from img2img.evaluation.measures import MEASURES, Comparison, Score, measure
 from img2img.evaluation.weights import find_weights
 from img2img.networks.layers import draw_latents
+from img2img.networks.resolution import enlarge
 from img2img.training.prepare import Prepared
 from img2img.translators import TRANSLATORS
 
@@ -211,6 +212,7 @@ class Samples(MadePictures):
     def __init__(self, network: nn.Module, like: ChosenPictures, prepared: Prepared) -> None:
         super().__init__(network, like, prepared)
         classes = prepared.source.classes
+        self._resolution = prepared.config.data.resolution
         self._labels = None if self.labels is None else torch.tensor([classes.index(name) for name in self.labels])
 
     def make(self, numbers: range) -> Tensor:
@@ -220,7 +222,7 @@ class Samples(MadePictures):
         )
         labels = None if self._labels is None else self._labels[numbers.start : numbers.stop].to(device)
         images: Tensor = self._network(draw_latents(self._network, z).to(self._precision.dtype), labels, draws)
-        return images
+        return enlarge(images, self._resolution)
 
 
 class Translations(MadePictures):

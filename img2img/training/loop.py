@@ -10,18 +10,20 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import safetensors
 import torch
 
-from img2img.checkpoint import ModelInfo, latest_state, save_state, write_model
+from img2img.checkpoint import ModelInfo, NetworkSpec, latest_state, save_state, write_model
 from img2img.config import Config, DataPaths
 from img2img.data.sources import match_classes
 from img2img.devices import peak_memory
 from img2img.distributed import World
 from img2img.errors import Diverged, Fault, Interrupted, UsageFault
+from img2img.networks.resolution import Growing
 from img2img.training.prepare import Prepared, check, choose_hardware, prepare, step_batches
 from img2img.training.report import write_report
 from img2img.training.run_folder import RunFolder
@@ -201,14 +203,17 @@ class _Run:
         if self.evaluation is not None:
             self._catch_up(self.evaluation)
         started_at, began = engine.images_seen, self._now()
-        first_step, warm_since = engine.step, began
+        first_step, warm_since, warm_from = engine.step, began, started_at
         before_log = (began, engine.images_seen, self.prepared.loader.waited)
         if engine.images_seen == 0:
             self._sample()
         terms: dict[str, float] = {}
+        halvings = engine.stage.halvings
+        if halvings:
+            self._tell_size()
         while engine.images_seen < total and not self.stopped_early:
             before = engine.images_seen
-            engine.train_step(step_batches(self.prepared, engine.step))
+            engine.train_step(step_batches(self.prepared))
             seen = engine.images_seen
             finished = seen >= total
             stop = self._stop_signal()
@@ -222,11 +227,13 @@ class _Run:
                 stop = self._stop_signal()
             finished = (finished or self.stopped_early) and not self._owes_evaluation()
             if engine.step == first_step + _STEPS_BEFORE_ESTIMATE // 2:
-                warm_since = self._now()
+                warm_since, warm_from = self._now(), seen
             if engine.step == first_step + _STEPS_BEFORE_ESTIMATE and not finished:
                 # the first steps choose kernels and fill caches
-                warm_images = (_STEPS_BEFORE_ESTIMATE - _STEPS_BEFORE_ESTIMATE // 2) * train.batch
-                self._estimate(warm_images / (self._now() - warm_since), total)
+                self._estimate((seen - warm_from) / (self._now() - warm_since), total)
+            if engine.stage.halvings != halvings:
+                halvings = engine.stage.halvings
+                self._tell_size()
             if due(train.sample_kimg, before, seen) and not finished:
                 self._sample()
             if (due(train.state_kimg, before, seen) or stop) and not finished:
@@ -285,7 +292,7 @@ class _Run:
         train, seen = self.config.train, self.engine.images_seen
         if self.evaluation is None or seen in (0, self.standing.measured_at):
             return False
-        return seen >= self.total or due(train.eval_kimg, seen - train.batch, seen)
+        return seen >= self.total or due(train.eval_kimg, self.engine.images_before, seen)
 
     def _is_out_of_patience(self) -> bool:
         """Too many evaluations in a row were no better, before the end."""
@@ -416,17 +423,35 @@ class _Run:
         return ModelInfo(
             translator=self.config.translator,
             task=translator.task,
-            networks={name: prepared.specs[name] for name in translator.deploy()},
+            networks={name: self._spec(name) for name in translator.deploy()},
             directions=dict(translator.directions),
             domains=dict(prepared.source.names),
             channels=dict(prepared.source.channels),
             classes=tuple(prepared.source.classes),
-            resolution=translator.shape.resolution,
+            resolution=self._size(),
             fit=self.config.data.fit,
             recipe=self.config.recipe.name,
             images_seen=self.engine.images_seen,
             fingerprint=prepared.source.fingerprint,
         )
+
+    def _spec(self, name: str) -> NetworkSpec:
+        """How to rebuild a network as far as it has grown."""
+        spec, network = self.prepared.specs[name], self.engine.ema.networks[name]
+        if self.engine.settings.growth.doublings and isinstance(network, Growing):
+            grown = {"level": network.level, "alpha": network.alpha}
+            return dataclasses.replace(spec, arguments={**spec.arguments, **grown})
+        return spec
+
+    def _size(self) -> tuple[int, int]:
+        """(height, width) of the pictures that are made now."""
+        height, width = self.engine.translator.shape.resolution
+        return height >> self.engine.stage.halvings, width >> self.engine.stage.halvings
+
+    def _tell_size(self) -> None:
+        if self.world.is_first:
+            (height, width), batch = self._size(), self.engine.stage.batch
+            _log.info(f"from {self.engine.images_seen:,} images on: {width} × {height} pixels, batch {batch}")
 
     def _facts(self) -> dict[str, Any]:
         precision = self.prepared.precision
@@ -502,7 +527,10 @@ class _Run:
         if self.world.is_first:
             hours = (total - self.engine.images_seen) / images_per_second / 3600
             memory = peak_memory(self.prepared.precision.device) / 1e9
-            _log.info(f"{images_per_second:.1f} images/s: {_duration(hours)} to go; peak memory {memory:.1f} GB")
+            growing = " at this size (larger ones take longer)" if self.engine.stage.halvings else ""
+            _log.info(
+                f"{images_per_second:.1f} images/s: {_duration(hours)} to go{growing}; peak memory {memory:.1f} GB"
+            )
 
 
 def _duration(hours: float) -> str:
@@ -515,15 +543,21 @@ def _plan(prepared: Prepared, evaluation: Evaluation | None) -> TrainResult:
     total = round(train.kimg * 1000)
     evaluations = 0 if evaluation is None else math.ceil(train.kimg / train.eval_kimg)
     each = 0.0 if evaluation is None else evaluation.seconds()
-    speed = time_steps(prepared, warm_up=1, steps=2)
+    seconds, peak = 0.0, 0
+    starts = [start for start in prepared.engine.settings.growth.starts() if start < total]
+    for start, end in pairwise([*starts, total]):  # at each size that the networks grow through
+        prepared.engine.go_to(start)
+        speed = time_steps(prepared, warm_up=1, steps=2)
+        seconds += (end - start) / speed.images_per_second
+        peak = max(peak, speed.peak_memory)
     return TrainResult(
         status="planned",
         run_dir=None,
         model_path=None,
         images_seen=0,
-        images_per_second=speed.images_per_second,
-        seconds=total / speed.images_per_second,
-        peak_memory=speed.peak_memory,
+        images_per_second=total / seconds,
+        seconds=seconds,
+        peak_memory=peak,
         evaluations=evaluations,
         evaluation_seconds=evaluations * each,
     )

@@ -174,7 +174,8 @@ def _differences(found: NetworkSpec | None, wanted: NetworkSpec) -> str:
         return f"its generator is {found.name if found else 'another method'}, this run's {wanted.name}"
     if found.copies != wanted.copies:
         return f"it has train.generators = {found.copies}, this run {wanted.copies}"
-    keys = sorted({*found.arguments, *wanted.arguments})
+    # how far a network has grown changes none of its weights' shapes
+    keys = sorted({*found.arguments, *wanted.arguments} - {"level", "alpha"})
     return ", ".join(
         f"its {key} is {found.arguments.get(key)}, this run's {wanted.arguments.get(key)}"
         for key in keys
@@ -209,18 +210,19 @@ def _start_from(translator: Translator, specs: dict[str, NetworkSpec], init: Pat
         getattr(translator, name).load_state_dict(networks[name].state_dict())
 
 
-def step_batches(prepared: Prepared, step: int) -> list[list[Batch]]:
-    """The batches of one iteration: critic steps × micro-batches, each this rank's share.
+def step_batches(prepared: Prepared) -> list[list[Batch]]:
+    """The batches of the next iteration: critic steps × micro-batches, each this rank's share.
 
     Images are numbered through the run, so the division into ranks and micro-batches changes nothing but the order of
     summation.
     """
-    train = prepared.config.train
-    micro = train.batch // train.accumulate
+    train, engine = prepared.config.train, prepared.engine
+    batch = engine.stage.batch
+    micro = batch // train.accumulate
     batches = []
     for critic in range(train.critic_steps):
-        start = (step * train.critic_steps + critic) * train.batch
-        numbers = np.arange(start, start + train.batch)
-        parts = [numbers[index : index + micro] for index in range(0, train.batch, micro)]
+        start = engine.images_seen * train.critic_steps + critic * batch
+        numbers = np.arange(start, start + batch)
+        parts = [numbers[index : index + micro] for index in range(0, batch, micro)]
         batches.append([prepared.loader.batch(part[prepared.world.slice(micro)]) for part in parts])
     return batches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Speed:
 
 
 def measure_speed(config: Config, data: DataPaths, *, device: str = "auto", warm_up: int = 5, steps: int = 30) -> Speed:
-    """Train `config` on `data` for warm_up + steps iterations, in memory only.
+    """Train `config` on `data` for warm_up + steps iterations, in memory only; a network that grows at its full size.
 
     Raises:
         UsageFault: as img2img.training.train.
@@ -45,6 +46,7 @@ def measure_speed(config: Config, data: DataPaths, *, device: str = "auto", warm
     world = World()
     precision = choose_hardware(config, device, world)
     prepared = prepare(config, data, precision, world, None)
+    prepared.engine.go_to(math.ceil(prepared.engine.settings.growth.images_needed))
     with prepared.loader:
         return time_steps(prepared, warm_up, steps)
 
@@ -54,17 +56,18 @@ def time_steps(prepared: Prepared, warm_up: int, steps: int) -> Speed:
     engine, loader, device = prepared.engine, prepared.loader, prepared.precision.device
     seconds: list[float] = []
     waited = loader.waited
+    batch = engine.stage.batch
     for index in range(warm_up + steps):
         if index == warm_up:
             waited = loader.waited
         began = time.perf_counter()
-        engine.train_step(step_batches(prepared, engine.step))
+        engine.train_step(step_batches(prepared))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - began)
     counted = seconds[warm_up:]
     return Speed(
-        images_per_second=prepared.config.train.batch / statistics.median(counted),
+        images_per_second=batch / statistics.median(counted),
         seconds=tuple(counted),
         waiting=(loader.waited - waited) / sum(counted),
         peak_memory=peak_memory(device),

@@ -14,10 +14,12 @@ from torch import nn
 from img2img.checkpoint import NetworkSpec
 from img2img.config import Config
 from img2img.errors import Fault, UsageFault, suggestion, unknown_name
+from img2img.growth import GrowthSchedule
 from img2img.losses import ADVERSARIAL, Objective
 from img2img.networks import DISCRIMINATORS, GENERATORS
 from img2img.networks.layers import what_mixes_samples
 from img2img.networks.mixture import GeneratorMixture
+from img2img.networks.resolution import split_resolution
 from img2img.penalties import PENALTIES, Penalty
 from img2img.translators.base import DataShape, NetworkPlan, Translator
 from img2img.translators.conditional import Conditional
@@ -141,6 +143,7 @@ def _misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
                 f"Set train.{key}={default}",
             )
     yield from _class_misfits(config, translator)
+    yield from _growth_misfits(config)
     if train.packing > 1 and translator.source == "classes":
         yield UsageFault(
             "train.packing",
@@ -176,6 +179,44 @@ def _class_misfits(config: Config, translator: type[Translator]) -> Iterator[Fau
             "train.label_dropout",
             "a discriminator that tells the classes has no class that stands for any",
             "Set train.label_dropout=0, or discriminator.conditioning=projection",
+        )
+
+
+def _growth_misfits(config: Config) -> Iterator[Fault]:
+    """A schedule of growing that the networks or the length of the run do not allow."""
+    growth, resolution = config.growth, config.data.resolution
+    if growth.start == 0:
+        return
+    for role, registry in _REGISTRIES.items():
+        name = getattr(config, role).name
+        if not hasattr(registry[name], "grow_to"):
+            growing = sorted(key for key, network in registry.items() if hasattr(network, "grow_to"))
+            yield UsageFault(
+                "growth.start",
+                f"{role} {name} cannot grow",
+                f"Set growth.start=0, or use {role}.name={' or '.join(growing)}",
+            )
+            return
+    (height, width), doublings = split_resolution(resolution)
+    sides = [min(height, width) * 2**level for level in range(doublings)]
+    if growth.start not in sides:
+        yield UsageFault(
+            "growth.start",
+            f"{growth.start} is not half, a quarter, … of the shorter side {min(resolution)}",
+            f"Use {' or '.join(map(str, sides))}, or 0 for no growing",
+        )
+        return
+    if config.train.image_pool:
+        yield UsageFault("growth.start", "the image pool keeps pictures of other sizes", "Set train.image_pool=0")
+    schedule = GrowthSchedule.of(config)
+    needed = schedule.images_needed / 1000
+    if needed > config.train.kimg:
+        reached = min(resolution) >> schedule.at(round(config.train.kimg * 1000)).halvings
+        yield UsageFault(
+            "train.kimg",
+            f"{config.train.kimg:g} end at {reached} pixels: growing from {growth.start} to {min(resolution)} takes "
+            f"{needed:g} kimg",
+            "Set it higher, or growth.stable_kimg and growth.fade_kimg lower",
         )
 
 

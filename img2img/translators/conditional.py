@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from img2img.data.batches import Batch
 from img2img.losses import classification
+from img2img.networks.resolution import enlarge
 from img2img.penalties import Verdict
 from img2img.translators.base import DataShape, NetworkPlan, Outputs
 from img2img.translators.unconditional import Unconditional
@@ -70,7 +71,8 @@ class Conditional(Unconditional):
     def preview(self, batch: Batch, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """One row per class; a column has the same noise in every row, so that only the class differs."""
         noise, draws = self.preview_noise(batch), batch.draws("preview/generator")
-        return {
-            name: networks["generator"](noise, torch.full((len(noise),), label, device=noise.device), draws)
-            for label, name in enumerate(self.shape.classes[:_PREVIEW_CLASSES])
-        }
+        rows = {}
+        for label, name in enumerate(self.shape.classes[:_PREVIEW_CLASSES]):
+            images = networks["generator"](noise, torch.full((len(noise),), label, device=noise.device), draws)
+            rows[name] = enlarge(images, self.shape.resolution)
+        return rows

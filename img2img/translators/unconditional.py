@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from img2img.data.batches import Batch
 from img2img.draws import Draws
 from img2img.networks.layers import draw_latents
+from img2img.networks.resolution import enlarge
 from img2img.penalties import View
 from img2img.translators.base import DataShape, NetworkPlan, Outputs, Translator
 
@@ -81,7 +82,8 @@ class Unconditional(Translator):
         return images if packing == 1 else images.unflatten(0, (-1, packing)).flatten(1, 2)
 
     def preview(self, batch: Batch, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        return {"samples": networks["generator"](self.preview_noise(batch), None, batch.draws("preview/generator"))}
+        images = networks["generator"](self.preview_noise(batch), None, batch.draws("preview/generator"))
+        return {"samples": enlarge(images, self.shape.resolution)}
 
     def preview_noise(self, batch: Batch) -> Tensor:
         """(N, latent_dim): the same for the same batch throughout the run."""

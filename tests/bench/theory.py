@@ -61,7 +61,7 @@ def make_game(sets: Sequence[str], worlds: Sequence[PointWorld]) -> Prepared:
 def play(game: Prepared, steps: int) -> Iterator[Engine]:
     """The engine after each of `steps` steps."""
     for _ in range(steps):
-        game.engine.train_step(step_batches(game, game.engine.step))
+        game.engine.train_step(step_batches(game))
         yield game.engine
 
 

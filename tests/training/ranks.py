@@ -44,7 +44,7 @@ def main(out: Path) -> None:
         call.pop("device")
         prepared = prepare(config, DataPaths(**call), choose_precision("float64", device), world, None)
         for _ in range(5):
-            prepared.engine.train_step(step_batches(prepared, prepared.engine.step))
+            prepared.engine.train_step(step_batches(prepared))
         weights = {
             **{f"now.{key}": value.contiguous() for key, value in prepared.engine.translator.state_dict().items()},
             **{

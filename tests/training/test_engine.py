@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from img2img.config import OptimConfig
 from img2img.data.batches import Batch
 from img2img.distributed import World
+from img2img.growth import GrowthSchedule
 from img2img.losses import ADVERSARIAL
 from img2img.penalties import R1, Game, Penalty, WeightClip
 from img2img.training.engine import Engine, EngineSettings, Player
@@ -83,7 +84,14 @@ def make_engine(
     else:
         networks = {"generator": TinyGenerator(), "discriminator": TinyDiscriminator()}
         translator = kind(SHAPE, networks, ADVERSARIAL[objective]())
-    values = {"batch": 8, "kimg": 1.0, "optim": optim, "ema_kimg": 0.01, "ema_rampup": 0.0, **settings}
+    values = {
+        "growth": GrowthSchedule(0, 0.0, 0.0, 8, 0),
+        "kimg": 1.0,
+        "optim": optim,
+        "ema_kimg": 0.01,
+        "ema_rampup": 0.0,
+        **settings,
+    }
     return Engine(
         translator, penalties or {}, EngineSettings(**values), choose_precision("float64", torch.device("cpu")), World()
     )
@@ -99,7 +107,7 @@ def assert_same(first: Engine, second: Engine, tolerance: float) -> None:
 
 
 def run(engine: Engine, steps: int, micro: int = 1, critic_steps: int = 1) -> Engine:
-    size = engine.settings.batch
+    size = engine.stage.batch
     for step in range(engine.step, engine.step + steps):
         batches = []
         for critic in range(critic_steps):

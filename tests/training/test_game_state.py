@@ -38,7 +38,7 @@ def make(*sets: str) -> Prepared:
 
 def judge_next(game: Prepared) -> tuple[torch.Tensor, torch.Tensor]:
     """What the discriminators say of the next step's data and fakes, (R, N) each, before anything moved."""
-    batch = step_batches(game, game.engine.step)[0][0]
+    batch = step_batches(game)[0][0]
     step = Step(game.engine, "discriminator", batch, game.engine.generate(batch, for_generator=False))
     (verdict,) = step.verdicts()
     assert verdict.real is not None
@@ -115,7 +115,7 @@ def test_a_resumed_game_is_the_uninterrupted_one(sets: tuple[str, ...]) -> None:
 def test_instance_noise_falls_linearly_with_progress() -> None:
     """std · (1 − progress / share), the same unit noise for the same images."""
     game = make(*LOGITS, "loss.penalties=instance_noise", "loss.penalties.instance_noise.share=0.5")
-    engine, batch = game.engine, step_batches(game, 0)[0][0]
+    engine, batch = game.engine, step_batches(game)[0][0]
     outputs = engine.generate(batch, for_generator=False)
     noise = []
     for step in range(STEPS):
@@ -133,7 +133,7 @@ def test_instance_noise_falls_linearly_with_progress() -> None:
 def test_top_k_narrows_over_the_first_half_and_the_generator_learns_from_the_best_only() -> None:
     """The kept share falls from 1 to train.top_k; the gradient is that of the losses of the highest logits."""
     game = make(*LOGITS, "train.top_k=0.25", "train.precision=float64")
-    engine, batch = game.engine, step_batches(game, 0)[0][0]
+    engine, batch = game.engine, step_batches(game)[0][0]
     for step in range(STEPS):
         engine.step = step
         kept = 1 - 0.75 * min(1.0, 2 * step / STEPS)

@@ -57,7 +57,7 @@ def test_draws_and_steps_agree_with_the_cpu(family: str, data: dict[str, Any]) -
         precision = choose_precision("float64", torch.device(name))
         prepared = prepare(config, DataPaths(**folders), precision, World(), None)
         for _ in range(3):
-            prepared.engine.train_step(step_batches(prepared, prepared.engine.step))
+            prepared.engine.train_step(step_batches(prepared))
         states.append({key: value.cpu() for key, value in prepared.engine.translator.state_dict().items()})
     for key, expected in states[0].items():
         torch.testing.assert_close(

@@ -53,7 +53,7 @@ def after(game: Prepared, steps: int) -> Engine:
 
 def generator_step(game: Prepared) -> Step:
     """The generator's side of the engine's next step, before anything moved."""
-    batch = step_batches(game, game.engine.step)[0][0]
+    batch = step_batches(game)[0][0]
     return Step(game.engine, "generator", batch, game.engine.generate(batch, for_generator=True))
 
 

@@ -299,7 +299,7 @@ def translate_facades(method: str, sets: Sequence[str], facades: Path, folder: P
         if engine.step == STEPS - 50:
             engine.terms.take(World())
             engine.monitors.take(World())
-        engine.train_step(step_batches(prepared, engine.step))
+        engine.train_step(step_batches(prepared))
     seconds = time.perf_counter() - began
     prepared.loader.close()
     held_out.loader.close()
