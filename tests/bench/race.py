@@ -25,10 +25,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from img2img.errors import Fault, UsageFault
+
+if TYPE_CHECKING:
+    from img2img.config import Config
+    from img2img.training.engine import Engine
+    from img2img.translators.base import DataShape
 
 # one step, or the translation of one folder
 Work = Callable[[], None]
@@ -141,15 +147,28 @@ def peer_translation(race: Race) -> Work:
 # --- our side ---------------------------------------------------------------------------------------------------------
 
 
+def make_engine(settings: Config, shape: DataShape, device: str) -> Engine:
+    """An engine with the networks of a configuration, weights from seed 0."""
+    import torch
+
+    from img2img import translators
+    from img2img.distributed import World
+    from img2img.training.engine import Engine, EngineSettings
+    from img2img.training.precision import choose_precision
+
+    torch.manual_seed(0)
+    translator, _ = translators.build(settings, shape)
+    precision = choose_precision(settings.train.precision, torch.device(device))
+    penalties = translators.make_penalties(settings)
+    return Engine(translator, penalties, EngineSettings.of(settings), precision, World())
+
+
 def our_step(race: Race) -> Work:
     """One `Engine.train_step` of our recipe on noise."""
     import torch
 
-    from img2img import config, translators
+    from img2img import config
     from img2img.data.batches import Batch
-    from img2img.distributed import World
-    from img2img.training.engine import Engine, EngineSettings
-    from img2img.training.precision import choose_precision
     from img2img.translators.base import DataShape
 
     settings = config.resolve(
@@ -157,16 +176,7 @@ def our_step(race: Race) -> Work:
         None,
         {"data.resolution": race.resolution, "train.batch": race.batch, "train.precision": race.precision},
     )
-    torch.manual_seed(0)
-    translator, _ = translators.build(settings, DataShape(settings.data.resolution, {"a": 3, "b": 3}, ()))
-    precision = choose_precision(settings.train.precision, torch.device(race.device))
-    engine = Engine(
-        translator,
-        translators.make_penalties(settings),
-        EngineSettings.of(settings),
-        precision,
-        World(),
-    )
+    engine = make_engine(settings, DataShape(settings.data.resolution, {"a": 3, "b": 3}, ()), race.device)
     a, b = ((torch.rand(race.batch, 3, race.resolution, race.resolution) * 2 - 1).to(race.device) for _ in range(2))
 
     def step() -> None:
@@ -200,23 +210,19 @@ def our_translation(race: Race) -> Work:
 # --- in turn ----------------------------------------------------------------------------------------------------------
 
 
-def run_side(side: str, race: Race, steps: int) -> None:
+def run_side(make_work: Callable[[], Work], steps: int, device_name: str) -> None:
     """Do `steps` pieces of work for each line on stdin; print seconds per piece and peak memory as JSON lines."""
     import torch
 
     from img2img.devices import peak_memory
 
-    device = torch.device(race.device)
+    device = torch.device(device_name)
     # the peers print much; what the parent reads goes out through a descriptor of its own
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            if side == "peer":
-                sys.path.insert(0, str(race.peer))
-                work = peer_step(race) if race.photos is None else peer_translation(race)
-            else:
-                work = our_step(race) if race.photos is None else our_translation(race)
+            work = make_work()
             work()  # chooses kernels, fills caches
     except Exception as error:
         print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=answers, flush=True)
@@ -226,7 +232,7 @@ def run_side(side: str, race: Race, steps: int) -> None:
         began = time.perf_counter()
         for _ in range(steps):
             work()
-        if race.device == "cuda":
+        if device.type == "cuda":
             torch.cuda.synchronize()
         seconds = (time.perf_counter() - began) / steps
         print(json.dumps({"seconds": seconds, "bytes": peak_memory(device)}), file=answers, flush=True)
@@ -235,10 +241,10 @@ def run_side(side: str, race: Race, steps: int) -> None:
 class Side:
     """One side's process."""
 
-    def __init__(self, name: str, arguments: list[str]) -> None:
+    def __init__(self, script: str, name: str, arguments: list[str]) -> None:
         self.name = name
         self.log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
-        command = [sys.executable, __file__, *arguments, "--side", name]
+        command = [sys.executable, script, *arguments, "--side", name]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True
         )
@@ -265,12 +271,12 @@ class Side:
         self.process.wait()
 
 
-def race_in_turn(arguments: list[str], rounds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What each side answered in each round, ours first."""
+def race_in_turn(script: str, arguments: list[str], rounds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What each side of `script` answered in each round, ours first."""
     sides: list[Side] = []
     try:
         for name in ("ours", "peer"):  # one after the other: the start is work too
-            sides.append(Side(name, arguments))
+            sides.append(Side(script, name, arguments))
             sides[-1].answer()
         answers: list[list[dict[str, Any]]] = [[], []]
         for number in range(rounds):
@@ -280,6 +286,24 @@ def race_in_turn(arguments: list[str], rounds: int) -> tuple[list[dict[str, Any]
     finally:
         for side in sides:
             side.end()
+
+
+def tell(ours: list[dict[str, Any]], peers: list[dict[str, Any]], precision: str, count: int = 1) -> None:
+    """Print both sides' medians per piece of `count`, and the median of the ratios within a round."""
+    for name, answers in (("ours", ours), ("peer", peers)):
+        seconds = statistics.median(answer["seconds"] for answer in answers) / count
+        which = precision if name == "ours" else "float32"
+        print(f"{name} ({which}): {seconds:.3f} s, peak memory {answers[-1]['bytes'] / 1e9:.2f} GB")
+    ratios = [peer["seconds"] / our["seconds"] for our, peer in zip(ours, peers)]
+    print(f"ours is {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def make_work(side: str, race: Race) -> Work:
+    """What a side does, ready to be timed."""
+    if side == "peer":
+        sys.path.insert(0, str(race.peer))
+        return peer_step(race) if race.photos is None else peer_translation(race)
+    return our_step(race) if race.photos is None else our_translation(race)
 
 
 def main(arguments: list[str]) -> int:
@@ -307,7 +331,7 @@ def main(arguments: list[str]) -> int:
     )
     steps = options.steps if race.photos is None else 1
     if options.side:
-        run_side(options.side, race, steps)
+        run_side(partial(make_work, options.side, race), steps, race.device)
         return 0
     try:
         check_peer(race.peer, race.method)
@@ -323,7 +347,7 @@ def main(arguments: list[str]) -> int:
                 for photo in photos:
                     (Path(scratch) / photo.name).symlink_to(photo.resolve())
                 arguments = [*arguments, "--translate", scratch]
-            ours, peers = race_in_turn(arguments, options.rounds)
+            ours, peers = race_in_turn(__file__, arguments, options.rounds)
     except Fault as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 2
@@ -332,12 +356,7 @@ def main(arguments: list[str]) -> int:
     what = "a training step" if race.photos is None else f"a picture of {count}"
     size = f"{race.resolution} x {race.resolution}, batch {race.batch}" if race.photos is None else "ResNet-9/64"
     print(f"{race.method}, {what}, {size}; {race.device}, {torch.get_num_threads()} threads, {options.rounds} rounds")
-    for name, answers in (("ours", ours), ("peer", peers)):
-        seconds = statistics.median(answer["seconds"] for answer in answers) / count
-        precision = race.precision if name == "ours" else "float32"
-        print(f"{name} ({precision}): {seconds:.3f} s, peak memory {answers[-1]['bytes'] / 1e9:.2f} GB")
-    ratios = [peer["seconds"] / our["seconds"] for our, peer in zip(ours, peers)]
-    print(f"ours is {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})")
+    tell(ours, peers, race.precision, count)
     return 0
 
 
