@@ -12,6 +12,12 @@
     patchgan.py     one logit per patch
     autoencoder.py  discriminators whose verdict is how badly they give an image back
     mixture.py      several noise generators as one
+    resample.py     doubling and halving by a low-pass filter
+    modulated.py    convolution whose weights follow a style
+    styles.py       what generators with styles share
+    progan.py       growing from the base rectangle to the whole resolution
+    stylegan.py     the same with styles
+    stylegan2.py    styles by demodulated weights; no growing
 
 A noise generator is called as `(z, labels or None, draws or None)` and says `latent_dim` and `prior`, from which
 layers.draw_latents makes z; what else is random in it (noise at each pixel, mixed styles) follows the draws, and
@@ -41,6 +47,7 @@ from img2img.networks.mixture import GeneratorMixture
 from img2img.networks.mlp import MLPDiscriminator, MLPGenerator
 from img2img.networks.patchgan import PatchDiscriminator
 from img2img.networks.resnet import ResnetGenerator
+from img2img.networks.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
 from img2img.networks.toy import ConstantGenerator, LinearDiscriminator, QuadraticDiscriminator
 from img2img.networks.unet import UNetGenerator
 
@@ -49,6 +56,7 @@ GENERATORS: dict[str, type[nn.Module]] = {
     "dcgan": DCGANGenerator,
     "mlp": MLPGenerator,
     "resnet": ResnetGenerator,
+    "stylegan2": StyleGAN2Generator,
     "unet": UNetGenerator,
 }
 
@@ -60,6 +68,7 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "mlp_autoencoder": MLPAutoencoderDiscriminator,
     "patch": PatchDiscriminator,
     "quadratic": QuadraticDiscriminator,
+    "stylegan2": StyleGAN2Discriminator,
 }
 
 __all__ = [
@@ -77,6 +86,8 @@ __all__ = [
     "PatchDiscriminator",
     "QuadraticDiscriminator",
     "ResnetGenerator",
+    "StyleGAN2Discriminator",
+    "StyleGAN2Generator",
     "UNetGenerator",
     "draw_latents",
     "mixes_samples",

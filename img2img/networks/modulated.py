@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from img2img.networks.layers import without_autocast
+from img2img.networks.resample import conv_up
 
 MODULATION_FORMS = ("scale", "group")
 
@@ -30,33 +31,52 @@ def modulated_conv2d(
     styles: Tensor,
     *,
     padding: int,
+    up: int = 1,
     demodulate: bool = True,
+    gain: float = 1.0,
+    bias: Tensor | None = None,
     form: str = FASTEST_FORM,
     eps: float = 1e-8,
 ) -> Tensor:
-    """(N, Cin, H, W) -> (N, Cout, H + 2·padding - k + 1, W + 2·padding - k + 1) with zeros around the images.
+    """(N, Cin, H, W) -> (N, Cout, H + 2·padding - k + 1, W + 2·padding - k + 1), or (N, Cout, 2H, 2W) with up = 2.
 
-    The squares are summed in float32 at least; the convolution has the images' dtype, or autocast's. In half precision
-    nothing overflows that is not itself too large, see modulation_scales.
+    There are zeros around the images. The squares are summed in float32 at least; the convolution has the images'
+    dtype, or autocast's. In half precision nothing overflows that is not itself too large, see modulation_scales.
 
     Args:
         weight: (Cout, Cin, k, k), the same for all.
         styles: (N, Cin).
+        padding: zeros on every side; with `up` = 2 it is 1.
+        up: 2 doubles the images by the filter of resample.conv_up; for k = 3.
         demodulate: bring every output channel's weights to unit norm.
+        gain: what the result is multiplied with.
+        bias: (Cout,), added last.
         form: one of MODULATION_FORMS.
     """
+    assert up == 1 or (up == 2 and padding == 1), "doubling keeps the borders as padding by 1 does"
     scale_in, scale_out = modulation_scales(weight, styles, demodulate=demodulate, eps=eps)
-    if form == "scale":
-        outputs = F.conv2d(images * scale_in.to(images.dtype)[:, :, None, None], weight, padding=padding)
-        return outputs if scale_out is None else outputs * scale_out.to(outputs.dtype)[:, :, None, None]
-    assert form == "group", f"unknown form {form}"
-    weights = weight * scale_in[:, None, :, None, None]
-    if scale_out is not None:
-        weights = weights * scale_out[:, :, None, None, None]
-    # all samples' channels behind each other, one group a sample
-    rows = images.flatten(0, 1)[None]
-    outputs = F.conv2d(rows, weights.to(images.dtype).flatten(0, 1), padding=padding, groups=len(images))
-    return outputs[0].unflatten(0, (len(images), -1))
+    if scale_out is None:
+        scale_in = scale_in * gain
+    else:
+        scale_out = scale_out * gain
+    if form == "group":
+        weights = weight * scale_in[:, None, :, None, None]
+        if scale_out is not None:
+            weights = weights * scale_out[:, :, None, None, None]
+        # all samples' channels behind each other, one group a sample
+        rows, weights = images.flatten(0, 1)[None], weights.to(images.dtype).flatten(0, 1)
+        count = len(images)
+        outputs = conv_up(rows, weights, count) if up == 2 else F.conv2d(rows, weights, padding=padding, groups=count)
+        outputs = outputs[0].unflatten(0, (count, -1))
+        return outputs if bias is None else outputs + bias.to(outputs.dtype)[:, None, None]
+    assert form == "scale", f"unknown form {form}"
+    outputs = images * scale_in.to(images.dtype)[:, :, None, None]
+    outputs = conv_up(outputs, weight) if up == 2 else F.conv2d(outputs, weight, padding=padding)
+    added = None if bias is None else bias.to(outputs.dtype)[:, None, None]
+    if scale_out is None:
+        return outputs if added is None else outputs + added
+    factor = scale_out.to(outputs.dtype)[:, :, None, None]
+    return outputs * factor if added is None else torch.addcmul(added, outputs, factor)
 
 
 def modulation_scales(
