@@ -418,7 +418,7 @@ class PathLength(Penalty):
     """(‖Jᵀy‖₂ − a)², J the images' derivative by the latents, y ~ N(0, I)/√(H·W), a the running mean of the norms.
 
     Karras et al. 2020, arXiv:1912.04958, equation 4: a step in latent space changes the picture equally much
-    everywhere. Of a generator without a mapping network the latents are z.
+    everywhere. The latents are w, one for all layers, of a generator with styles, else z.
     """
 
     players: ClassVar[tuple[str, ...]] = ("generator",)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from img2img.draws import Draws
 from img2img.networks.arguments import MAX_CHANNELS, MAX_CLASSES, check_number, check_whole
 from img2img.networks.equalized import MappingNetwork
-from img2img.networks.layers import draw_latents
+from img2img.networks.layers import draw_latents, without_autocast
 
 
 class StyleGenerator(nn.Module):
@@ -54,8 +54,9 @@ class StyleGenerator(nn.Module):
         return self.num_styles
 
     def map(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """z (N, latent_dim) -> w (N, w_dim)."""
-        return self.mapping(z, labels)
+        """z (N, latent_dim) -> w (N, w_dim) in z's dtype, autocast or not: small, and everything depends on it."""
+        with without_autocast(z.device):
+            return self.mapping(z, labels)
 
     def synthesize(self, w: Tensor, draws: Draws | None = None) -> Tensor:
         """w (N, w_dim), or (N, num_styles, w_dim) for a style of its own at each layer -> images."""

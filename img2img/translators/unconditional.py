@@ -11,6 +11,7 @@ from img2img.data.batches import Batch
 from img2img.draws import Draws
 from img2img.networks.layers import draw_latents
 from img2img.networks.resolution import enlarge
+from img2img.networks.styles import StyleGenerator
 from img2img.penalties import View
 from img2img.translators.base import DataShape, NetworkPlan, Outputs, Translator
 
@@ -70,8 +71,13 @@ class Unconditional(Translator):
         return [View("discriminator", self.discriminator, real, fake, labels, labels)]
 
     def latents_and_images(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        latents = self._latents(batch, "path_length/z").requires_grad_()
-        return latents, self.generator(latents, self.labels(batch))
+        z, labels = self._latents(batch, "path_length/z"), self.labels(batch)
+        draws = batch.draws("path_length/generator")
+        if isinstance(self.generator, StyleGenerator):
+            w = self.generator.map(z, labels)
+            return w, self.generator.synthesize(w, draws)
+        z.requires_grad_()
+        return z, self.generator(z, labels, draws)
 
     def _latents(self, batch: Batch, stream: str) -> Tensor:
         return draw_latents(self.generator, batch.draws(stream)).to(batch["image"].dtype)
