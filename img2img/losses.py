@@ -57,6 +57,11 @@ class Objective:
         """The generator's loss, (N,). `real` and `features` (N, F) are given where the class says it needs them."""
         raise AssertionError(f"{type(self).__name__} must define the generator's loss")
 
+    @property
+    def boundary(self) -> float | None:
+        """The logit at which D holds an image for as likely real as generated; None where its loss fixes none."""
+        return None
+
     def next_control(self, control: Tensor, real: Tensor, fake: Tensor) -> Tensor:
         """The control variable after a discriminator step on these judgements."""
         return control
@@ -80,6 +85,11 @@ class NonSaturating(Objective):
 
     real_label: float = _share(1.0)
     fake_label: float = _share(0.0)
+
+    @property
+    def boundary(self) -> float | None:
+        undecided = (self.real_label + self.fake_label) / 2
+        return math.log(undecided / (1 - undecided)) if 0 < undecided < 1 else None
 
     def discriminator(self, real: Tensor, fake: Tensor, control: Tensor | None = None) -> Tensor:
         return per_sample(_cross_entropy(real, self.real_label)) + per_sample(_cross_entropy(fake, self.fake_label))
@@ -110,6 +120,10 @@ class Minimax(NonSaturating):
 class Hinge(Objective):
     """D: max(0, 1−r) + max(0, 1+f); G: −f (Lim & Ye 2017, arXiv:1705.02894; Miyato et al. 2018, arXiv:1802.05957)."""
 
+    @property
+    def boundary(self) -> float | None:
+        return 0.0
+
     def discriminator(self, real: Tensor, fake: Tensor, control: Tensor | None = None) -> Tensor:
         return per_sample(F.relu(1 - real)) + per_sample(F.relu(1 + fake))
 
@@ -127,6 +141,10 @@ class LeastSquares(Objective):
     a: float = 0.0
     b: float = 1.0
     c: float = 1.0
+
+    @property
+    def boundary(self) -> float | None:
+        return (self.a + self.b) / 2
 
     def discriminator(self, real: Tensor, fake: Tensor, control: Tensor | None = None) -> Tensor:
         return 0.5 * per_sample((real - self.b).square()) + 0.5 * per_sample((fake - self.a).square())

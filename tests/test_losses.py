@@ -123,6 +123,31 @@ def test_the_optimal_discriminator_of_the_log_loss_is_the_density_ratio() -> Non
     assert objective.discriminator(zero, zero).item() == pytest.approx(math.log(4))
 
 
+@pytest.mark.parametrize(
+    "objective",
+    [
+        *(kind() for kind in ADVERSARIAL.values() if kind.judges_by == "logit"),
+        NonSaturating(real_label=0.9),
+        Minimax(real_label=0.9, fake_label=0.3),
+        LeastSquares(a=-1.0, b=1.0, c=0.0),
+    ],
+    ids=str,
+)
+def test_the_boundary_is_what_d_says_where_data_and_fakes_are_equal(objective: Objective) -> None:
+    """There it minimises D(t, t), in the middle of all that do; without one, adding a constant changes nothing."""
+    logits = torch.arange(-300, 301, dtype=torch.float64) / 100
+    losses = objective.discriminator(logits, logits)
+    if objective.boundary is None:
+        torch.testing.assert_close(objective.discriminator(logits + 1, logits + 1), losses, rtol=0, atol=1e-12)
+    else:
+        least = logits[losses <= losses.min() + 1e-12]
+        assert objective.boundary == pytest.approx((least.min() + least.max()).item() / 2, abs=0.005)
+
+
+def test_labels_that_are_equal_leave_no_boundary() -> None:
+    assert NonSaturating(real_label=1.0, fake_label=1.0).boundary is None
+
+
 def test_pearson_constants_minimise_the_chi_squared_divergence() -> None:
     """With b − c = 1, b − a = 2, G's loss against the optimal D is ½·χ²(p + q ‖ 2q) plus a constant (Mao, section 3.2)."""
     objective = LeastSquares(a=-1, b=1, c=0)
