@@ -271,7 +271,7 @@ class GrowthConfig(_Section):
 
 @dataclass(frozen=True)
 class AugmentConfig(_Section):
-    """Random changes of every training picture; both halves of a pair get the same ones."""
+    """Random changes of every training picture, and of all that discriminators see; halves of a pair get the same."""
 
     table = "augment"
     flip: bool = _key(False, "mirror left to right with probability one half")
@@ -279,6 +279,33 @@ class AugmentConfig(_Section):
         1.0, "load at this multiple of data.resolution and cut out a random window", minimum=1.0, maximum=4.0
     )
     zoom: tuple[float, float] = _key((1.0, 1.0), "smallest and largest random magnification", minimum=0.1, maximum=10.0)
+    discriminator: str = _key(
+        "none",
+        "change what discriminators see, real and generated: always, or as often as they overfit",
+        choices=("none", "diffaugment", "ada"),
+    )
+    parts: str = _key(
+        "",
+        "names with commas between; diffaugment: colour,translation,cutout (all by default); ada: "
+        "blit,geometry,colour (these by default), filter,noise,cutout",
+    )
+    p: float = _key(
+        0.0, "ada: probability of each change, at the start where augment.target moves it", minimum=0.0, maximum=1.0
+    )
+    target: float = _key(
+        0.6,
+        "ada: p rises while the mean sign of what discriminators say of real images is above this, else falls; "
+        "0 = p stays as it is",
+        minimum=0.0,
+        below=1.0,
+    )
+    speed_kimg: float = _key(500.0, "ada: thousands of images in which p can go from 0 to 1", above=0.0, maximum=1e6)
+    interval: int = _key(4, "ada: discriminator steps between two moves of p", minimum=1, maximum=10_000)
+
+    @property
+    def is_adaptive(self) -> bool:
+        """What discriminators say moves augment.p."""
+        return self.discriminator == "ada" and self.target > 0
 
 
 @dataclass(frozen=True)
@@ -411,6 +438,35 @@ def _cross_faults(
                 "augment.zoom",
                 f"the smallest magnification {plain_number(zoom[0])} is above the largest {plain_number(zoom[1])}",
                 f"Write the smaller one first: [{plain_number(zoom[1])}, {plain_number(zoom[0])}]",
+            ),
+        )
+    yield from _augmentation_faults(augment)
+
+
+def _augmentation_faults(augment: AugmentConfig) -> Iterator[tuple[frozenset[str], Fault]]:
+    """Keys of an augmentation that is not chosen, and one that would never change anything."""
+    method = augment.discriminator
+    takes = {"parts": ("diffaugment", "ada")} | dict.fromkeys(("p", "target", "speed_kimg", "interval"), ("ada",))
+    for name, methods in takes.items():
+        if method not in methods and getattr(augment, name) != getattr(AugmentConfig, name):
+            problem = (
+                "nothing changes what discriminators see" if method == "none" else "diffaugment changes every image"
+            )
+            yield (
+                frozenset({"augment.discriminator", f"augment.{name}"}),
+                UsageFault(
+                    f"augment.{name}",
+                    f"has no effect: augment.discriminator is {method}, {problem}",
+                    f"Set augment.discriminator={' or '.join(methods)}, or leave it out",
+                ),
+            )
+    if method == "ada" and augment.p == 0 and augment.target == 0:
+        yield (
+            frozenset({"augment.p", "augment.target"}),
+            UsageFault(
+                "augment.p",
+                "stays 0, which changes no image: augment.target = 0 does not move it",
+                "Set augment.p, such as 0.2, or augment.target=0.6",
             ),
         )
 

@@ -320,6 +320,20 @@ def test_penalty_tables_are_laid_over_and_lists_replace(tmp_path: Path) -> None:
         ("data.resolution=1000000", "data.resolution: cannot be 1000000"),
         ("augment.enlarge=0.5", "augment.enlarge: cannot be 0.5. Give a number, at least 1"),
         ("augment.zoom=2,1", "augment.zoom: the smallest magnification 2 is above the largest 1"),
+        (
+            "augment.discriminator=adda",
+            'augment.discriminator: cannot be \'adda\'. Give "none" or "diffaugment" or "ada"',
+        ),
+        ("augment.p=1.5", "augment.p: cannot be 1.5. Give a number, at least 0 and at most 1"),
+        ("augment.target=1", "augment.target: cannot be 1. Give a number, at least 0 and below 1"),
+        ("augment.interval=0", "augment.interval: cannot be 0. Give an integer, at least 1"),
+        ("augment.speed_kimg=0", "augment.speed_kimg: cannot be 0. Give a number, above 0"),
+        (
+            "augment.parts=blit",
+            "augment.parts: has no effect: augment.discriminator is none, nothing changes what discriminators see. "
+            "Set augment.discriminator=diffaugment or ada, or leave it out",
+        ),
+        ("augment.target=0.5", "augment.target: has no effect: augment.discriminator is none"),
         ("train.accumulate=3", "train.accumulate: 3 micro-batches do not divide train.batch = 1 evenly"),
         ("optim.decay_share=1.5", "optim.decay_share: cannot be 1.5. Give a number, at least 0 and at most 1"),
         ("recipe.title=\udcff", "recipe.title: cannot be "),

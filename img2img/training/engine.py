@@ -11,13 +11,13 @@ import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from img2img.config import Config, OptimConfig
+from img2img.config import AugmentConfig, Config, OptimConfig
 from img2img.data.batches import Batch
 from img2img.distributed import World
 from img2img.draws import Draws
@@ -25,6 +25,7 @@ from img2img.growth import GrowthSchedule, Stage
 from img2img.networks.layers import mixes_samples
 from img2img.networks.resolution import Growing, shrink
 from img2img.penalties import Penalty, Verdict, View
+from img2img.training.augmenter import Augmenter
 from img2img.training.ema import Ema, ema_decay
 from img2img.training.image_pool import ImagePool
 from img2img.training.monitors import largest_of
@@ -53,6 +54,7 @@ class EngineSettings:
     image_pool: int = 0
     unroll: int = 0
     top_k: float = 1.0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     @classmethod
     def of(cls, config: Config) -> EngineSettings:
@@ -66,6 +68,7 @@ class EngineSettings:
             train.image_pool,
             train.unroll,
             train.top_k,
+            config.augment,
         )
 
 
@@ -183,9 +186,17 @@ class Step:
         views = self.engine.translator.views(self.batch, outputs)
         if self.player == "discriminator" and outputs is self.outputs:
             views = [self.engine.recall(replace(view, fake=view.fake.detach()), self.batch) for view in views]
+        augmenter, variables = self.engine.augmenter, self.engine.variables
+        if augmenter is not None:
+            with_real = self.player == "discriminator" or self.engine.generator_step_sees_real
+            views = [augmenter.augment(view, variables, self._own_draws, with_real) for view in views]
         for penalty in self.engine.penalties.values():
             views = [penalty.perturb(view, self) for view in views]
         return views
+
+    def _own_draws(self, stream: str, count: int) -> Draws:
+        """Random numbers that the other player's step does not see."""
+        return self.draws(f"{self.player}/{stream}", count)
 
     def draws(self, stream: str, count: int) -> Draws:
         numbers = self.batch.numbers
@@ -286,7 +297,8 @@ class Engine:
         stage: how far the networks have grown, and how many images the next step has.
         players: "generator" and "discriminator".
         ema: the averaged generators.
-        variables: what objectives and penalties keep from step to step, by name, (members,) each.
+        augmenter: what changes the images that discriminators see; None where nothing does.
+        variables: what objectives, penalties and augmentation keep from step to step, by name, (members,) each.
         terms, monitors: means of loss terms and of what is only watched, since the log last asked.
     """
 
@@ -318,6 +330,7 @@ class Engine:
             for name, rate in rates.items()
         }
         self.ema = Ema(self.players["generator"].networks, shared=settings.ema_kimg == 0)
+        self.augmenter = self._make_augmenter()
         self.pools: dict[str, ImagePool] = {}
         self.variables: dict[str, Tensor] = {}
         self.terms = Tally()
@@ -340,6 +353,19 @@ class Engine:
         """Too many steps gave gradients that are not finite."""
         crowded = len(self.skipped_steps) == _SKIPS_IN_WINDOW and self.skipped_steps[0] > self.step - _WINDOW
         return self.skips_in_a_row >= _SKIPS_IN_A_ROW or crowded
+
+    @property
+    def generator_step_sees_real(self) -> bool:
+        """Real images are judged in the generators' step, or a penalty may ask for them there."""
+        judges = self.translator.objective.generator_sees_real or self.translator.matches_features
+        return judges or self.settings.unroll > 0 or bool(self.penalties_of("generator"))
+
+    def _make_augmenter(self) -> Augmenter | None:
+        """What changes the images that discriminators see."""
+        if self.settings.augment.discriminator == "none":
+            return None
+        packing, boundary = self.translator.shape.packing, self.translator.objective.boundary
+        return Augmenter(self.settings.augment, batch=self.settings.batch, packing=packing, boundary=boundary)
 
     def penalties_of(self, player: str) -> dict[str, Penalty]:
         return {name: penalty for name, penalty in self.penalties.items() if player in penalty.players}
@@ -502,6 +528,7 @@ class Engine:
         steps = [Step(self, "discriminator", batch, made) for batch, made in zip(batches, outputs)]
         if self._update("discriminator", steps, len(steps), Step.main_terms):
             self._move_controls(steps)
+            self._adapt_augmentation(steps, number)
         self._lazy_updates("discriminator", steps, number)
         for penalty in self.penalties_of("discriminator").values():
             for network in self.players["discriminator"].networks.values():
@@ -520,6 +547,19 @@ class Engine:
                 for verdict in verdicts
             ]
             self.variables[f"control/{verdicts[0].name}"] = self.world.average(torch.stack(moved).mean(0))
+
+    @torch.no_grad()
+    def _adapt_augmentation(self, steps: Sequence[Step], number: int) -> None:
+        """The probability of augmentation after a step on these judgements, the mean over micro-batches and ranks."""
+        augmenter = self.augmenter
+        if augmenter is None or not augmenter.config.is_adaptive:
+            return
+        for verdicts in zip(*(step.judged for step in steps)):
+            name = verdicts[0].name
+            signs = [augmenter.sign_on_real(verdict) for verdict in verdicts]
+            sign = self.world.average(torch.stack(signs).mean())
+            p = augmenter.adapt(name, sign, self.variables, number)
+            self.monitors.add({f"{name}_augment_sign": sign, f"{name}_augment_p": p.mean()})
 
     def _generator_step(self, batches: Sequence[Batch], shared: Sequence[Outputs]) -> bool:
         """Returns whether the weights were updated."""

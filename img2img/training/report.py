@@ -45,6 +45,8 @@ _MONITORS = {
     " critic distance": "The critic's distance",
     " convergence": "Convergence measure",
     " control": "Control variable",
+    " augment p": "Probability of augmentation",
+    " augment sign": "Signs on real images that move it",
     " gradient norm": "Gradient norms",
     " spectral norm": "Largest singular values",
     "": "Monitors",

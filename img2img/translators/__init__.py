@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from img2img.augmentation import PARTS, parts_named
 from img2img.checkpoint import NetworkSpec
 from img2img.config import Config
 from img2img.errors import Fault, UsageFault, suggestion, unknown_name
@@ -49,6 +50,7 @@ def check(config: Config) -> list[Fault]:
     faults += _check_choice("loss.adversarial", objective, constants, ADVERSARIAL)
     for name, arguments in config.loss.penalties.items():
         faults += _check_choice(f"loss.penalties.{name}", name, arguments, PENALTIES)
+    faults += _check_augmentation(config)
     plans = translator.plan(_example(config, translator))
     for role, table in (("generator", config.generator), ("discriminator", config.discriminator)):
         plan = next(plan for plan in plans.values() if plan.role == role)
@@ -133,6 +135,18 @@ def _misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
                 "and train.unroll both differentiate through the other player's gradient",
                 "Set train.unroll=0, or remove it",
             )
+    augment = config.augment
+    if augment.discriminator != "none" and translator.source == "points":
+        yield UsageFault(
+            "augment.discriminator", "changes pictures, and points are none", "Set augment.discriminator=none"
+        )
+    elif augment.is_adaptive and make_objective(config).boundary is None:
+        having = sorted(key for key, kind in ADVERSARIAL.items() if kind().boundary is not None)
+        yield UsageFault(
+            "augment.target",
+            f"needs to know which images the discriminator calls real, and {name} fixes no value above which it does",
+            f"Set augment.target=0 with a fixed augment.p, or use loss.adversarial={' or '.join(having)}",
+        )
     against_collapse = {"unroll": train.unroll > 0, "packing": train.packing > 1, "generators": train.generators > 1}
     for key, wanted in against_collapse.items():
         if wanted and not translator.from_noise:
@@ -354,6 +368,20 @@ def _unfit_constant(field: dataclasses.Field[Any], value: object) -> str:
     least = f" of at least {minimum:g}" if math.isfinite(minimum) else ""
     most = f" and at most {maximum:g}" if math.isfinite(maximum) else ""
     return f"Give {'a whole number' if whole else 'a number'}{least}{most}"
+
+
+def _check_augmentation(config: Config) -> list[Fault]:
+    method = config.augment.discriminator
+    if method == "none":
+        return []
+    known = PARTS[method]
+    faults: list[Fault] = []
+    for part in parts_named(method, config.augment.parts):
+        if part not in known:
+            others = [other for other, parts in PARTS.items() if part in parts]
+            mend = f"It belongs to {', '.join(others)}" if others else suggestion(part, known)
+            faults.append(UsageFault("augment.parts", f"{method} has no {part!r}", mend))
+    return faults
 
 
 def _check_network(role: str, name: str, arguments: Mapping[str, Any], plan: NetworkPlan) -> list[Fault]:

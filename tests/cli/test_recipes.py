@@ -50,7 +50,8 @@ def test_keys_lists_every_key_with_default_and_help() -> None:
 
 def test_keys_can_be_searched() -> None:
     keys = [row["key"] for row in json.loads(run("keys", "augment", "--json").stdout)["keys"]]
-    assert keys == ["augment.flip", "augment.enlarge", "augment.zoom"]
+    new = ["discriminator", "parts", "p", "target", "speed_kimg", "interval"]
+    assert keys == [f"augment.{name}" for name in ("flip", "enlarge", "zoom", *new)]
     result = run("keys", "no-such-thing")
     assert result.exit_code == 2
     assert "no key contains this" in result.stderr

@@ -25,7 +25,15 @@ SETTINGS = {
         "loss.penalties.r1.every": 2,
     },
     "pix2pix": {"generator.dropout": 0.5},
-    "cyclegan": {"train.image_pool": 6, "train.accumulate": 2},
+    "cyclegan": {
+        "train.image_pool": 6,
+        "train.accumulate": 2,
+        "augment.discriminator": "ada",
+        "augment.parts": "blit,geometry,colour,filter,noise,cutout",
+        "augment.p": 0.3,
+        "augment.speed_kimg": 0.1,
+        "augment.interval": 2,
+    },
 }
 
 

@@ -123,6 +123,8 @@ def test_every_monitor_is_in_its_chart(tmp_path: Path) -> None:
         "The critic's distance": ("discriminator critic distance",),
         "Convergence measure": ("discriminator convergence",),
         "Control variable": ("discriminator control",),
+        "Probability of augmentation": ("discriminator augment p",),
+        "Signs on real images that move it": ("discriminator augment sign",),
         "Gradient norms": ("generator gradient norm", "discriminator gradient norm"),
         "Largest singular values": ("generator ab spectral norm", "discriminator spectral norm"),
         "Monitors": ("something else",),

@@ -31,7 +31,19 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "images",
         {**NOISE, **CRITIC, "loss.penalties": ["r1"], "loss.penalties.r1.every": 4},
     ),
-    "conditional": ("cgan-projection-small", "classes", {**NOISE, **CRITIC, "train.critic_steps": 2}),
+    "conditional": (
+        "cgan-projection-small",
+        "classes",
+        # states are saved after every sixth discriminator step, p is moved after every fourth
+        {
+            **NOISE,
+            **CRITIC,
+            "train.critic_steps": 2,
+            "augment.discriminator": "ada",
+            "augment.p": 0.5,
+            "augment.speed_kimg": 0.05,
+        },
+    ),
     "pix2pix": (
         "pix2pix-small",
         "pairs",

@@ -8,6 +8,7 @@ from torch import nn
 
 from img2img import translators
 from img2img.config import load_recipe, recipe_names, resolve
+from img2img.errors import Faults
 from img2img.translators import TRANSLATORS, DataShape
 
 
@@ -160,6 +161,37 @@ MISFITS = [
         "loss.penalties.gradient_penalty: pulls the slope to one, which a critic has; began's reconstruction error is "
         "flat at the data. Use r1, r2 or zero_centered_gp",
     ),
+    (
+        "points",
+        "augment.discriminator=diffaugment",
+        "augment.discriminator: changes pictures, and points are none. Set augment.discriminator=none",
+    ),
+    *(
+        (
+            "dcgan",
+            f"augment.discriminator=ada loss.adversarial={objective} {more}",
+            f"augment.target: needs to know which images the discriminator calls real, and {objective} fixes no value "
+            "above which it does. Set augment.target=0 with a fixed augment.p, or use "
+            "loss.adversarial=hinge or lsgan or minimax or nonsaturating",
+        )
+        for objective, more in (
+            ("wgan", ""),
+            ("relativistic", ""),
+            ("relativistic_average", ""),
+            ("ebgan", "discriminator.name=autoencoder"),
+            ("began", "discriminator.name=autoencoder"),
+        )
+    ),
+    (
+        "dcgan",
+        "augment.discriminator=ada augment.parts=blit,color",
+        "augment.parts: ada has no 'color'. Did you mean colour?",
+    ),
+    (
+        "dcgan",
+        "augment.discriminator=diffaugment augment.parts=colour,geometry",
+        "augment.parts: diffaugment has no 'geometry'. It belongs to ada",
+    ),
     ("points", "loss.penalties=consistency", "loss.penalties.consistency: moves pictures, and points are none. Remove"),
     (
         "cyclegan",
@@ -231,6 +263,34 @@ def test_what_cannot_work_together_is_refused_with_reason_and_mend(recipe: str, 
     found = faults(recipe, *sets.split())
     assert len(found) == 1, found
     assert found[0].startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        (
+            ["augment.discriminator=diffaugment", "augment.p=0.5"],
+            "augment.p: has no effect: augment.discriminator is diffaugment, diffaugment changes every image. "
+            "Set augment.discriminator=ada, or leave it out",
+        ),
+        (
+            ["augment.discriminator=ada", "augment.target=0"],
+            "augment.p: stays 0, which changes no image: augment.target = 0 does not move it. "
+            "Set augment.p, such as 0.2, or augment.target=0.6",
+        ),
+    ],
+)
+def test_keys_of_augmentation_that_would_do_nothing_are_refused(sets: list[str], expected: str) -> None:
+    with pytest.raises(Faults) as raised:
+        resolve("dcgan", None, sets)
+    assert [str(fault) for fault in raised.value.faults] == [expected]
+
+
+@pytest.mark.parametrize("objective", ["wgan", "relativistic", "ebgan"])
+def test_a_fixed_probability_goes_with_every_objective(objective: str) -> None:
+    judge = ["discriminator.name=autoencoder"] if objective == "ebgan" else []
+    fixed = ["augment.discriminator=ada", "augment.target=0", "augment.p=0.2"]
+    assert faults("dcgan", f"loss.adversarial={objective}", *judge, *fixed) == []
 
 
 def test_points_ignore_what_belongs_to_pictures() -> None:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from img2img import translators
+from img2img.augmentation import ADA_PARTS
 from img2img.config import DataPaths, resolve
 from img2img.data.batches import Batch
 from img2img.distributed import World
@@ -222,6 +223,37 @@ def test_remedies_make_pictures(method: str, remedy: str) -> None:
 @pytest.mark.parametrize("method", ["pix2pix", "cyclegan"])
 def test_remedies_that_fit_translate(method: str, remedy: str) -> None:
     train(method, "loss.adversarial=hinge", *REMEDIES[remedy])
+
+
+AUGMENTATIONS = {
+    "diffaugment": ("augment.discriminator=diffaugment",),
+    "ada": ("augment.discriminator=ada", "augment.p=0.5", f"augment.parts={','.join(ADA_PARTS)}"),
+}
+FIXED = {"diffaugment": AUGMENTATIONS["diffaugment"], "ada": (*AUGMENTATIONS["ada"], "augment.target=0")}
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "points"])
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_every_method_learns_through_augmentation(method: str, augmentation: str) -> None:
+    train(method, "loss.adversarial=hinge", "loss.penalties=r1,lecam,instance_noise", *AUGMENTATIONS[augmentation])
+
+
+@pytest.mark.parametrize("augmentation", FIXED)
+def test_every_objective_takes_augmentation(augmentation: str) -> None:
+    for objective in OBJECTIVES:
+        energy = by_energy("unconditional") if objective in ENERGY else ()
+        train("unconditional", *OBJECTIVES[objective], *energy, *FIXED[augmentation], steps=1)
+
+
+@pytest.mark.parametrize("remedy", [name for name in REMEDIES if name != "unroll with rmsprop"])
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_every_remedy_goes_with_augmentation(remedy: str, augmentation: str) -> None:
+    train("unconditional", "discriminator.norm=none", *REMEDIES[remedy], *AUGMENTATIONS[augmentation])
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_a_penalty_that_differentiates_both_losses_goes_with_augmentation(augmentation: str) -> None:
+    train("unconditional", "discriminator.norm=none", "loss.penalties=consensus", *AUGMENTATIONS[augmentation])
 
 
 # --- on real pictures ------------------------------------------------------------------------------------------------
