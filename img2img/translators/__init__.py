@@ -140,7 +140,13 @@ def _misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
         yield UsageFault(
             "augment.discriminator", "changes pictures, and points are none", "Set augment.discriminator=none"
         )
-    elif augment.is_adaptive and make_objective(config).boundary is None:
+    if augment.discriminator != "none" and config.data.stacked:
+        parts = parts_named(augment.discriminator, augment.parts)
+        if "colour" in parts:
+            others = [part for part in parts if part != "colour"] or ["cutout"]
+            problem = "with colour mixes channels, which data.stacked makes pictures of their own"
+            yield UsageFault("augment.parts", problem, f"Set augment.parts={','.join(others)}")
+    if augment.is_adaptive and translator.source != "points" and make_objective(config).boundary is None:
         having = sorted(key for key, kind in ADVERSARIAL.items() if kind().boundary is not None)
         yield UsageFault(
             "augment.target",

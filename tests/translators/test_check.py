@@ -183,6 +183,12 @@ MISFITS = [
         )
     ),
     (
+        "dcgan-stacked-mnist",
+        "augment.discriminator=diffaugment",
+        "augment.parts: with colour mixes channels, which data.stacked makes pictures of their own. "
+        "Set augment.parts=translation,cutout",
+    ),
+    (
         "dcgan",
         "augment.discriminator=ada augment.parts=blit,color",
         "augment.parts: ada has no 'color'. Did you mean colour?",
