@@ -48,6 +48,7 @@ from img2img.networks.mlp import MLPDiscriminator, MLPGenerator
 from img2img.networks.patchgan import PatchDiscriminator
 from img2img.networks.resnet import ResnetGenerator
 from img2img.networks.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
+from img2img.networks.stylegan3 import StyleGAN3Generator
 from img2img.networks.toy import ConstantGenerator, LinearDiscriminator, QuadraticDiscriminator
 from img2img.networks.unet import UNetGenerator
 
@@ -57,6 +58,7 @@ GENERATORS: dict[str, type[nn.Module]] = {
     "mlp": MLPGenerator,
     "resnet": ResnetGenerator,
     "stylegan2": StyleGAN2Generator,
+    "stylegan3": StyleGAN3Generator,
     "unet": UNetGenerator,
 }
 

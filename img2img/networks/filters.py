@@ -6,7 +6,7 @@ sizes and rates are aligned by their middles (Karras et al. 2021, arXiv:2106.124
 Resampling by such a filter is linear in every row and every column, so it is a product with a banded matrix on either
 side of the plane: L x R. What lies outside a plane is zero. A filter that is no product of a row and a column is a sum
 of few such products, and then L and R hold all of them. Zeros are multiplied along, and still this is what is fastest
-where it matters. Measured with torch 2.15 on one core of a Xeon with AMX: double, LeakyReLU, halve with 12 taps, forward
+where it matters. Measured with torch on one core of a Xeon with AMX: double, LeakyReLU, halve with 12 taps, forward
 and backward, in ms, matrices against depthwise convolutions with memory in channels_last:
 
     images, channels, side   float32      bfloat16

@@ -20,17 +20,15 @@ class Augmenter:
 
     Args:
         config: the configuration's table, whose method is not "none".
-        batch: images of one discriminator step, over all processes.
         packing: samples that a discriminator judges as one; each is augmented by itself.
         boundary: the logit above which the discriminator calls an image real; only what adapts needs it.
     """
 
-    def __init__(self, config: AugmentConfig, *, batch: int, packing: int, boundary: float | None) -> None:
+    def __init__(self, config: AugmentConfig, *, packing: int, boundary: float | None) -> None:
         self.config = config
         self.packing = packing
         self.boundary = boundary
         self.parts = parts_named(config.discriminator, config.parts)
-        self.step_of_p = batch * config.interval / (config.speed_kimg * 1000)
 
     def augment(
         self, view: View, variables: dict[str, Tensor], draws: Callable[[str, int], Draws], with_real: bool
@@ -70,7 +68,7 @@ class Augmenter:
         assert self.boundary is not None, "check() refuses what has no boundary"
         return (verdict.real - self.boundary).sign().mean()
 
-    def adapt(self, name: str, sign: Tensor, variables: dict[str, Tensor], number: int) -> Tensor:
+    def adapt(self, name: str, sign: Tensor, variables: dict[str, Tensor], number: int, batch: int) -> Tensor:
         """The view's probability after discriminator step `number`, (1,).
 
         r = E[sign D(real)] over `interval` steps moves it by ± batch · interval / speed, up where r is above the target
@@ -78,11 +76,13 @@ class Augmenter:
 
         Args:
             sign: `sign_on_real` of this step.
+            batch: images of one discriminator step, over all processes.
         """
         p, excess = f"augment/{name}/p", f"augment/{name}/excess"
         new = torch.where(torch.isfinite(sign), sign - self.config.target, 0.0).reshape(1)
         variables[excess] = variables[excess] + new if excess in variables else new
         if (number + 1) % self.config.interval == 0:
-            variables[p] = (variables[p] + self.step_of_p * variables[excess].sign()).clamp(0, 1)
+            step = batch * self.config.interval / (self.config.speed_kimg * 1000)
+            variables[p] = (variables[p] + step * variables[excess].sign()).clamp(0, 1)
             variables[excess] = torch.zeros_like(new)
         return variables[p]

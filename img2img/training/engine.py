@@ -365,7 +365,7 @@ class Engine:
         if self.settings.augment.discriminator == "none":
             return None
         packing, boundary = self.translator.shape.packing, self.translator.objective.boundary
-        return Augmenter(self.settings.augment, batch=self.settings.batch, packing=packing, boundary=boundary)
+        return Augmenter(self.settings.augment, packing=packing, boundary=boundary)
 
     def penalties_of(self, player: str) -> dict[str, Penalty]:
         return {name: penalty for name, penalty in self.penalties.items() if player in penalty.players}
@@ -558,7 +558,7 @@ class Engine:
             name = verdicts[0].name
             signs = [augmenter.sign_on_real(verdict) for verdict in verdicts]
             sign = self.world.average(torch.stack(signs).mean())
-            p = augmenter.adapt(name, sign, self.variables, number)
+            p = augmenter.adapt(name, sign, self.variables, number, self.stage.batch)
             self.monitors.add({f"{name}_augment_sign": sign, f"{name}_augment_p": p.mean()})
 
     def _generator_step(self, batches: Sequence[Batch], shared: Sequence[Outputs]) -> bool:

@@ -93,7 +93,7 @@ def test_what_differentiates_through_it_stays_finite(penalties: dict[str, Penalt
 @pytest.mark.parametrize("method", ["ada", "diffaugment"])
 def test_an_image_that_is_a_condition_changes_as_its_picture(method: str) -> None:
     config = AugmentConfig(discriminator=method, **({"p": 0.9, "target": 0.0} if method == "ada" else {}))
-    augmenter = Augmenter(config, batch=8, packing=1, boundary=None)
+    augmenter = Augmenter(config, packing=1, boundary=None)
     batch = make_batch(0, 8)
     a, b = batch["a"], batch["b"]
     view = View("discriminator", torch.nn.Identity(), a, b, a, b)
@@ -109,7 +109,7 @@ def test_an_image_that_is_a_condition_changes_as_its_picture(method: str) -> Non
 def test_samples_that_are_judged_together_are_augmented_one_by_one() -> None:
     batch = make_batch(0, 8)
     packed = batch["a"].unflatten(0, (-1, 2)).flatten(1, 2)
-    augmenter = Augmenter(AugmentConfig(discriminator="diffaugment"), batch=8, packing=2, boundary=0.0)
+    augmenter = Augmenter(AugmentConfig(discriminator="diffaugment"), packing=2, boundary=0.0)
 
     def draws(stream: str, count: int) -> Draws:
         assert count == 8
@@ -176,10 +176,10 @@ def test_a_run_resumed_between_two_moves_of_p_is_the_uninterrupted_one() -> None
 
 
 def test_a_judgement_that_is_not_finite_does_not_move_p() -> None:
-    augmenter = Augmenter(MOVING, batch=8, packing=1, boundary=0.0)
+    augmenter = Augmenter(MOVING, packing=1, boundary=0.0)
     variables = {"augment/d/p": torch.tensor([0.3])}
     for number, sign in enumerate((float("nan"), 1.0, -0.5)):
-        augmenter.adapt("d", torch.tensor(sign), variables, number)
+        augmenter.adapt("d", torch.tensor(sign), variables, number, batch=8)
     # 0.9 − 0.6 above the target in all
     assert variables["augment/d/p"].item() == pytest.approx(0.4)
     assert variables["augment/d/excess"].item() == 0
@@ -187,10 +187,10 @@ def test_a_judgement_that_is_not_finite_does_not_move_p() -> None:
 
 @pytest.mark.parametrize(("sign", "end"), [(1.0, 1.0), (-1.0, 0.0)])
 def test_p_stays_a_probability(sign: float, end: float) -> None:
-    augmenter = Augmenter(MOVING, batch=8, packing=1, boundary=0.0)
+    augmenter = Augmenter(MOVING, packing=1, boundary=0.0)
     variables = {"augment/d/p": torch.tensor([0.55])}
     for number in range(60):
-        augmenter.adapt("d", torch.tensor(sign), variables, number)
+        augmenter.adapt("d", torch.tensor(sign), variables, number, batch=8)
     assert variables["augment/d/p"].item() == end
 
 
