@@ -81,3 +81,18 @@ def _nearest_resolutions(height: int, width: int) -> list[tuple[int, int]]:
 def level_widths(width: int, max_width: int, levels: int) -> list[int]:
     """Channels of each level from the image inwards: doubled at each, at most max_width."""
     return [min(width * 2**level, max_width) for level in range(levels)]
+
+
+def attention_level(attention: int, sides: list[int]) -> int | None:
+    """The index of the longest of `sides`, the shorter sides of a network's planes, that is at most `attention`.
+
+    None for attention 0. Raises UsageFault where all sides are longer.
+    """
+    if attention == 0:
+        return None
+    fitting = [side for side in sides if side <= attention]
+    if not fitting:
+        raise UsageFault(
+            "attention", f"no plane's shorter side is at most {attention}", f"Use 0, or {min(sides)} or more"
+        )
+    return sides.index(max(fitting))

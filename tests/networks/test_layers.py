@@ -26,6 +26,7 @@ from img2img.networks.layers import (
     mixes_samples,
     needs_bias,
     reflect_pad,
+    standing_statistics,
 )
 from img2img.networks.mlp import MLPGenerator
 
@@ -318,3 +319,43 @@ def test_a_generator_s_layers_can_be_kept_from_stretching(kind: type[nn.Module])
     assert len(matrices) >= 3 or kind is DCGANGenerator
     for matrix in matrices:
         assert torch.linalg.matrix_norm(matrix.detach(), ord=2).max().item() == pytest.approx(1.0, abs=0.02)
+
+
+class TestStandingStatistics:
+    def network(self) -> nn.Module:
+        class Small(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.linear = nn.Linear(3, 4)
+                self.norm = nn.BatchNorm1d(4)
+
+            def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+                x = self.linear(z)
+                return self.norm(x if labels is None else x + labels[:, None])
+
+        return Small()
+
+    @pytest.mark.parametrize("with_labels", [False, True])
+    def test_the_plain_average_over_batches(self, with_labels: bool) -> None:
+        torch.manual_seed(0)
+        network = self.network()
+        for _ in range(3):  # statistics of other numbers, to be forgotten
+            network(torch.randn(8, 3) * 9)
+        batches = [(torch.randn(8, 3) + 1, torch.randint(5, (8,)) if with_labels else None) for _ in range(7)]
+        inside = [network.linear(z) + (0 if labels is None else labels[:, None]) for z, labels in batches]
+        standing_statistics(network, batches)
+        torch.testing.assert_close(network.norm.running_mean, torch.cat(inside).mean(dim=0))
+        variances = torch.stack([values.var(dim=0) for values in inside])
+        torch.testing.assert_close(network.norm.running_var, variances.mean(dim=0))
+        assert not network.training
+        assert not network.norm.training
+        assert network.norm.momentum == 0.1
+
+    def test_the_vectors_of_spectral_norm_stay(self) -> None:
+        torch.manual_seed(0)
+        network = self.network()
+        apply_spectral_norm(network)
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        standing_statistics(network, [(torch.randn(8, 3), None)])
+        changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+        assert changed == {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
