@@ -4,7 +4,12 @@
     resolution.py   sizes that are a base rectangle × 2^k
     equalized.py    layers with an equalised learning rate, pixel norm, the mapping network of the StyleGANs
     arguments.py    refusal of constructor arguments that make no sense, before anything is allocated
+    attention.py    self-attention between places
+    residual.py     blocks that double or halve, shared by SNGAN to BigGAN
     dcgan.py        noise (and class) -> image, and the discriminator that goes with it
+    sngan.py        the same, residual: WGAN-GP, SNGAN and SAGAN
+    biggan.py       the same, residual with attention, normalised by class and z (BigGAN, BigGAN-deep)
+    r3gan.py        the same, residual without normalisation
     mlp.py          the same, fully connected: points and small pictures
     toy.py          a few parameters, for games with known answers
     resnet.py       image -> image, fully convolutional (CycleGAN)
@@ -41,35 +46,51 @@ from __future__ import annotations
 from torch import nn
 
 from img2img.networks.autoencoder import AutoencoderDiscriminator, MLPAutoencoderDiscriminator
+from img2img.networks.biggan import (
+    BigGANDeepDiscriminator,
+    BigGANDeepGenerator,
+    BigGANDiscriminator,
+    BigGANGenerator,
+)
 from img2img.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from img2img.networks.layers import draw_latents, mixes_samples
 from img2img.networks.mixture import GeneratorMixture
 from img2img.networks.mlp import MLPDiscriminator, MLPGenerator
 from img2img.networks.patchgan import PatchDiscriminator
+from img2img.networks.r3gan import R3GANDiscriminator, R3GANGenerator
 from img2img.networks.resnet import ResnetGenerator
+from img2img.networks.sngan import SNGANDiscriminator, SNGANGenerator
 from img2img.networks.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
 from img2img.networks.stylegan3 import StyleGAN3Generator
 from img2img.networks.toy import ConstantGenerator, LinearDiscriminator, QuadraticDiscriminator
 from img2img.networks.unet import UNetGenerator
 
 GENERATORS: dict[str, type[nn.Module]] = {
+    "biggan": BigGANGenerator,
+    "biggan_deep": BigGANDeepGenerator,
     "constant": ConstantGenerator,
     "dcgan": DCGANGenerator,
     "mlp": MLPGenerator,
+    "r3gan": R3GANGenerator,
     "resnet": ResnetGenerator,
     "stylegan2": StyleGAN2Generator,
     "stylegan3": StyleGAN3Generator,
+    "sngan": SNGANGenerator,
     "unet": UNetGenerator,
 }
 
 DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "autoencoder": AutoencoderDiscriminator,
+    "biggan": BigGANDiscriminator,
+    "biggan_deep": BigGANDeepDiscriminator,
     "dcgan": DCGANDiscriminator,
     "linear": LinearDiscriminator,
     "mlp": MLPDiscriminator,
     "mlp_autoencoder": MLPAutoencoderDiscriminator,
     "patch": PatchDiscriminator,
     "quadratic": QuadraticDiscriminator,
+    "r3gan": R3GANDiscriminator,
+    "sngan": SNGANDiscriminator,
     "stylegan2": StyleGAN2Discriminator,
 }
 
@@ -77,6 +98,10 @@ __all__ = [
     "DISCRIMINATORS",
     "GENERATORS",
     "AutoencoderDiscriminator",
+    "BigGANDeepDiscriminator",
+    "BigGANDeepGenerator",
+    "BigGANDiscriminator",
+    "BigGANGenerator",
     "ConstantGenerator",
     "DCGANDiscriminator",
     "DCGANGenerator",
@@ -87,7 +112,11 @@ __all__ = [
     "MLPGenerator",
     "PatchDiscriminator",
     "QuadraticDiscriminator",
+    "R3GANDiscriminator",
+    "R3GANGenerator",
     "ResnetGenerator",
+    "SNGANDiscriminator",
+    "SNGANGenerator",
     "StyleGAN2Discriminator",
     "StyleGAN2Generator",
     "UNetGenerator",

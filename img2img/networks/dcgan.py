@@ -30,6 +30,7 @@ from img2img.networks.layers import (
     MinibatchDiscrimination,
     MinibatchStd,
     apply_spectral_norm,
+    check_condition,
     init_normal,
     make_embedding,
     make_norm,
@@ -38,7 +39,7 @@ from img2img.networks.layers import (
 from img2img.networks.resolution import level_widths, split_resolution
 
 GENERATOR_CONDITIONINGS = ("concat", "norm")
-CONDITIONINGS = ("none", "concat", "projection")
+CONDITIONINGS = ("none", "concat", "projection", "classifier")
 
 
 def label_planes(labels: Tensor, num_classes: int, images: Tensor) -> Tensor:
@@ -166,6 +167,8 @@ class DCGANDiscriminator(nn.Module):
             (Mirza & Osindero 2014, arXiv:1411.1784). Memory grows with the classes: for hundreds use "projection".
             "projection": logit + <embed(class), φ(x)>, φ the last features summed over the base rectangle (Miyato &
             Koyama 2018, arXiv:1802.05637, section 3).
+            "classifier": not at all, but `classify` of the features gives logits of the classes (Odena et al. 2017,
+            arXiv:1610.09585).
             "none": for num_classes = 0.
     """
 
@@ -218,6 +221,7 @@ class DCGANDiscriminator(nn.Module):
         self.embed: nn.Embedding | None = None
         if conditioning == "projection":
             self.embed = make_embedding(num_classes, widths[-1], std=0.02)
+        self.classify = nn.Linear(features, num_classes) if conditioning == "classifier" else None
         init_normal(self)
         if spectral_norm:
             apply_spectral_norm(self)
@@ -225,7 +229,7 @@ class DCGANDiscriminator(nn.Module):
     def forward(
         self, images: Tensor, condition: Tensor | None = None, with_features: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        assert (condition is None) == (self.conditioning == "none"), "labels are for class-conditional discriminators"
+        check_condition(self.conditioning, condition)
         if condition is not None and self.conditioning == "concat":
             images = torch.cat((images, label_planes(condition, self.num_classes, images)), dim=1)
         features = self.layers(images)

@@ -33,6 +33,7 @@ from img2img.networks.layers import (
     MinibatchDiscrimination,
     MinibatchStd,
     apply_spectral_norm,
+    check_condition,
     needs_bias,
 )
 
@@ -40,7 +41,7 @@ ACTIVATIONS = ("relu", "leaky_relu", "tanh")
 OUTPUTS = ("linear", "tanh", "sigmoid")
 GENERATOR_NORMS = ("none", "batch")
 DISCRIMINATOR_NORMS = ("none", "batch", "layer")
-CONDITIONINGS = ("none", "concat", "projection")
+CONDITIONINGS = ("none", "concat", "projection", "classifier")
 
 
 def make_activation(name: str) -> nn.Module:
@@ -171,7 +172,8 @@ class MLPDiscriminator(nn.Module):
             (layers.MinibatchDiscrimination).
         minibatch_std: show the last layer how much the samples of a batch differ (layers.MinibatchStd).
         conditioning: how the class enters. "concat": one-hot beside the image. "projection": logit + <embed(class),
-            features> (Miyato & Koyama 2018, arXiv:1802.05637, section 3). "none": for num_classes = 0.
+            features> (Miyato & Koyama 2018, arXiv:1802.05637, section 3). "classifier": not at all, but `classify` of
+            the features gives logits of the classes (Odena et al. 2017, arXiv:1610.09585). "none": for num_classes = 0.
     """
 
     judges_by: ClassVar[str] = "logit"
@@ -220,13 +222,16 @@ class MLPDiscriminator(nn.Module):
         self.embed: MemberEmbedding | None = None
         if conditioning == "projection":
             self.embed = MemberEmbedding(members, num_classes, features, std=0.02)
+        self.classes: MemberLinear | None = None
+        if conditioning == "classifier":
+            self.classes = MemberLinear(members, features, num_classes)
         if spectral_norm:
             apply_spectral_norm(self)
 
     def forward(
         self, images: Tensor, condition: Tensor | None = None, with_features: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        assert (condition is None) == (self.conditioning == "none"), "labels are for class-conditional discriminators"
+        check_condition(self.conditioning, condition)
         x = images.reshape(self.members, len(images) // self.members, -1)
         if condition is not None and self.conditioning == "concat":
             classes = one_hot(condition.reshape(self.members, -1), self.num_classes, x.dtype)
@@ -236,6 +241,11 @@ class MLPDiscriminator(nn.Module):
         if condition is not None and self.embed is not None:
             logits = logits + (self.embed(condition) * features).sum(dim=2).flatten()
         return (logits, features.flatten(0, 1)) if with_features else logits
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Features (R·N, F) -> logits of the classes (R·N, num_classes); with conditioning "classifier"."""
+        assert self.classes is not None, "no classifier was asked for"
+        return self.classes(features.unflatten(0, (self.members, -1))).flatten(0, 1)
 
     def _with_neighbours(self, features: Tensor) -> Tensor:
         """(R, N, F) -> (R, N, F + what is known of the rest of the batch)."""

@@ -143,3 +143,17 @@ def test_features_are_what_the_last_layer_takes(norm: str) -> None:
     assert features.shape == (3, 4 * 4 * 6)
     assert torch.equal(logits, discriminator(images))
     assert torch.equal(discriminator.logit(features)[:, 0], logits)
+
+
+@pytest.mark.parametrize("spectral_norm", [False, True])
+def test_a_classifier_leaves_the_logit_alone(spectral_norm: bool) -> None:
+    torch.manual_seed(0)
+    discriminator = DCGANDiscriminator(
+        resolution=(8, 12), num_classes=3, width=4, conditioning="classifier", spectral_norm=spectral_norm
+    ).eval()
+    images = torch.randn(2, 3, 8, 12)
+    logits, features = discriminator(images, torch.tensor([0, 1]), with_features=True)
+    assert torch.equal(logits, discriminator(images))
+    classes = discriminator.classify(features)
+    assert classes.shape == (2, 3)
+    torch.testing.assert_close(classes, features @ discriminator.classify.weight.T + discriminator.classify.bias)

@@ -286,3 +286,16 @@ def test_a_model_with_a_uniform_prior_samples_from_it(tmp_path: Path) -> None:
     assert pixels.std().item() == pytest.approx(255 / math.sqrt(12), abs=5)
     assert pixels.min() < 5
     assert pixels.max() > 250
+
+
+def test_a_classifier_leaves_the_logit_alone_and_is_each_member_s_own() -> None:
+    torch.manual_seed(0)
+    discriminator = MLPDiscriminator(
+        resolution=(2, 3), num_classes=4, members=3, width=5, layers=1, conditioning="classifier"
+    )
+    images, labels = torch.randn(6, 3, 2, 3), torch.tensor([0, 1, 2, 3, 0, 1])
+    logits, features = discriminator(images, labels, with_features=True)
+    assert torch.equal(logits, discriminator(images))
+    expected = torch.einsum("rnf,rfk->rnk", features.unflatten(0, (3, 2)), discriminator.classes.weight)
+    expected = expected + discriminator.classes.bias
+    torch.testing.assert_close(discriminator.classify(features), expected.flatten(0, 1))
