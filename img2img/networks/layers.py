@@ -122,7 +122,7 @@ class ConditionalBatchNorm(nn.Module):
 
 @torch.no_grad()
 def standing_statistics(generator: nn.Module, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-    """Give every batch normalisation of `generator` the statistics of these batches (Brock et al. 2018, appendix E).
+    """Give every batch normalisation of `generator` the statistics of these batches (Brock et al. 2018).
 
     batches: z (N, latent_dim) and labels (N,) or None, as the generator takes them. Running means and variances become
     the plain averages over the batches of each batch's mean and variance, every batch of equal weight. A running
