@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from img2img.networks.convolution import conv2d
 from img2img.networks.layers import ScaledWeight, fill_normal, make_embedding
 
 LEAKY_SLOPE = 0.2
@@ -76,11 +77,23 @@ class EqualizedConv2d(ScaledWeight):
         return self.weight * self.scale
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.conv2d(images, self.scaled_weight(), self.bias, self.stride, self.padding)
+        return conv2d(images, self.scaled_weight(), self.bias, self.stride, self.padding)
 
     def extra_repr(self) -> str:
         outputs, inputs, kernel, _ = self.weight.shape
         return f"{inputs}, {outputs}, kernel={kernel}, stride={self.stride}, bias={self.bias is not None}"
+
+
+class LeakyConv2d(EqualizedConv2d):
+    """The same and LeakyReLU(0.2)·√2, with √2 in weights and bias, where it costs least: LeakyReLU is homogeneous."""
+
+    def activated(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias as they are used."""
+        assert self.bias is not None, "made with one"
+        return self.scaled_weight() * LEAKY_GAIN, self.bias * LEAKY_GAIN
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.leaky_relu_(conv2d(images, *self.activated(), self.stride, self.padding), LEAKY_SLOPE)
 
 
 def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:

@@ -11,9 +11,9 @@ samples with the same weights.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from img2img.networks.convolution import conv2d
 from img2img.networks.layers import without_autocast
 from img2img.networks.resample import conv_up
 
@@ -21,7 +21,7 @@ MODULATION_FORMS = ("scale", "group")
 
 # torch 2.15, one core of a Xeon with AMX, 8 images, 512 -> 512 channels, 3×3, forward and backward in ms,
 # "scale" against "group": 71 and 560 at 8², 777 and 1245 at 32² in float32; 32 and 612, 161 and 836 in bfloat16. With
-# a second derivative the ratios are the same. No type of device has been found where "group" wins.
+# a second derivative the ratios are the same. Other devices have not been measured.
 FASTEST_FORM = "scale"
 
 
@@ -44,7 +44,8 @@ def modulated_conv2d(
     dtype, or autocast's. In half precision nothing overflows that is not itself too large, see modulation_scales.
 
     Args:
-        weight: (Cout, Cin, k, k), the same for all.
+        weight: (Cout, Cin, k, k), the same for all; with `up` = 2 (Cin, Cout, k, k), as torch's transposed convolutions
+            have it, for turned around it costs up to half of the time.
         styles: (N, Cin).
         padding: zeros on every side; with `up` = 2 it is 1.
         up: 2 doubles the images by the filter of resample.conv_up; for k = 3.
@@ -54,33 +55,38 @@ def modulated_conv2d(
         form: one of MODULATION_FORMS.
     """
     assert up == 1 or (up == 2 and padding == 1), "doubling keeps the borders as padding by 1 does"
-    scale_in, scale_out = modulation_scales(weight, styles, demodulate=demodulate, eps=eps)
+    scale_in, scale_out = modulation_scales(weight, styles, up=up, demodulate=demodulate, eps=eps)
     if scale_out is None:
         scale_in = scale_in * gain
     else:
         scale_out = scale_out * gain
     if form == "group":
-        weights = weight * scale_in[:, None, :, None, None]
+        outputs = _convolve_groups(images, _sample_weights(weight, scale_in, scale_out, up), padding, up)
+    else:
+        assert form == "scale", f"unknown form {form}"
+        outputs = images * scale_in.to(images.dtype)[:, :, None, None]
+        outputs = conv_up(outputs, weight) if up == 2 else conv2d(outputs, weight, padding=padding)
         if scale_out is not None:
-            weights = weights * scale_out[:, :, None, None, None]
-        # all samples' channels behind each other, one group a sample
-        rows, weights = images.flatten(0, 1)[None], weights.to(images.dtype).flatten(0, 1)
-        count = len(images)
-        outputs = conv_up(rows, weights, count) if up == 2 else F.conv2d(rows, weights, padding=padding, groups=count)
-        outputs = outputs[0].unflatten(0, (count, -1))
-        return outputs if bias is None else outputs + bias.to(outputs.dtype)[:, None, None]
-    assert form == "scale", f"unknown form {form}"
-    outputs = images * scale_in.to(images.dtype)[:, :, None, None]
-    outputs = conv_up(outputs, weight) if up == 2 else F.conv2d(outputs, weight, padding=padding)
-    added = None if bias is None else bias.to(outputs.dtype)[:, None, None]
-    if scale_out is None:
-        return outputs if added is None else outputs + added
-    factor = scale_out.to(outputs.dtype)[:, :, None, None]
-    return outputs * factor if added is None else torch.addcmul(added, outputs, factor)
+            outputs = outputs * scale_out.to(outputs.dtype)[:, :, None, None]
+    # in place, not with torch.addcmul, whose backward makes one more copy
+    return outputs if bias is None else outputs.add_(bias.to(outputs.dtype)[:, None, None])
+
+
+def _sample_weights(weight: Tensor, scale_in: Tensor, scale_out: Tensor | None, up: int) -> Tensor:
+    """(N, Cout, Cin, k, k), or (N, Cin, Cout, k, k)."""
+    scales = scale_in[:, None] if scale_out is None else scale_out[:, :, None] * scale_in[:, None]
+    return weight * (scales.mT if up == 2 else scales)[..., None, None]
+
+
+def _convolve_groups(images: Tensor, weights: Tensor, padding: int, up: int) -> Tensor:
+    """Every sample with its own weights: all samples' channels behind each other, one group a sample."""
+    rows, filters, count = images.flatten(0, 1)[None], weights.to(images.dtype).flatten(0, 1), len(images)
+    outputs = conv_up(rows, filters, count) if up == 2 else conv2d(rows, filters, padding=padding, groups=count)
+    return outputs[0].unflatten(0, (count, -1))
 
 
 def modulation_scales(
-    weight: Tensor, styles: Tensor, *, demodulate: bool = True, eps: float = 1e-8
+    weight: Tensor, styles: Tensor, *, up: int = 1, demodulate: bool = True, eps: float = 1e-8
 ) -> tuple[Tensor, Tensor | None]:
     """What multiplies a convolution's input, (N, Cin), and its output, (N, Cout) or None where nothing does.
 
@@ -92,7 +98,8 @@ def modulation_scales(
         styles = styles.to(dtype)
         if not demodulate:
             return styles, None
-        energy = styles.square() @ weight.to(dtype).square().sum(dim=(2, 3)).mT
+        squares = weight.to(dtype).square().sum(dim=(2, 3))
+        energy = styles.square() @ (squares if up == 2 else squares.mT)
         demodulation = (energy + eps).rsqrt()
         # a constant for the derivatives: it cancels, exactly
         level = demodulation.detach().mean(dim=1, keepdim=True)

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from img2img.networks.convolution import conv2d, conv_transpose2d
 from img2img.networks.layers import without_autocast
 
 
@@ -34,21 +35,31 @@ def fir_downsample(images: Tensor) -> Tensor:
     return _Halve.apply(images)
 
 
+def repeat_upsample(images: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C, 2H, 2W), every pixel four times."""
+    with without_autocast(images.device):  # which would make it float32
+        return F.interpolate(images, scale_factor=2, mode="nearest")
+
+
+def average_downsample(images: Tensor) -> Tensor:
+    """(N, C, 2H, 2W) -> (N, C, H, W), the mean of every four pixels."""
+    with without_autocast(images.device):
+        return F.avg_pool2d(images, 2)
+
+
 def fir_blur(images: Tensor, padding: int, gain: float = 1.0) -> Tensor:
     """(N, C, H, W) -> (N, C, H + 2·padding - 3, W + 2·padding - 3), zeros beyond the edges, times `gain`."""
     with without_autocast(images.device):
-        return F.conv2d(images, _kernel(images, gain), padding=padding, groups=images.shape[1])
+        return conv2d(images, _kernel(images, gain), padding=padding, groups=images.shape[1])
 
 
 def conv_up(images: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
-    """(N, Cin, H, W) and weight (Cout, Cin / groups, 3, 3) -> (N, Cout, 2H, 2W): doubled, filtered and convolved.
+    """(N, Cin, H, W) and weight (Cin, Cout / groups, 3, 3) -> (N, Cout, 2H, 2W): doubled, filtered and convolved.
 
     The filter comes last, on the transposed convolution of stride 2, which has a quarter of the products. Beyond the
     edges there are zeros.
     """
-    # torch wants (Cin, Cout / groups, 3, 3)
-    weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
-    return fir_blur(F.conv_transpose2d(images, weight, stride=2, groups=groups), padding=1, gain=4)
+    return fir_blur(conv_transpose2d(images, weight, stride=2, groups=groups), padding=1, gain=4)
 
 
 def conv_down(images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -56,7 +67,7 @@ def conv_down(images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
     Beyond the edges there are zeros.
     """
-    return F.conv2d(fir_blur(images, padding=2), weight, bias, stride=2)
+    return conv2d(fir_blur(images, padding=2), weight, bias, stride=2)
 
 
 def _kernel(images: Tensor, gain: float) -> Tensor:

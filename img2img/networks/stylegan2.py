@@ -20,32 +20,16 @@ from img2img.draws import Draws
 from img2img.networks.arguments import (
     MAX_CHANNELS,
     MAX_CLASSES,
-    MAX_WIDTH,
     check_conditioning,
     check_flag,
     check_whole,
 )
-from img2img.networks.equalized import LEAKY_GAIN, LEAKY_SLOPE, EqualizedConv2d, EqualizedLinear, MappingNetwork
-from img2img.networks.layers import MinibatchStd, ScaledWeight, fill_normal, without_autocast
+from img2img.networks.convolution import conv2d
+from img2img.networks.equalized import LEAKY_GAIN, LEAKY_SLOPE, EqualizedConv2d, EqualizedLinear, LeakyConv2d
+from img2img.networks.layers import ScaledWeight, fill_normal, without_autocast
 from img2img.networks.modulated import modulated_conv2d
 from img2img.networks.resample import conv_down, fir_downsample, fir_upsample
-from img2img.networks.resolution import split_resolution
-from img2img.networks.styles import StyleGenerator
-
-CONDITIONINGS = ("none", "projection", "classifier")
-
-
-def check_channels(channel_base: int, max_width: int) -> None:
-    check_whole("channel_base", channel_base, 1, 2**20)
-    check_whole("max_width", max_width, 1, MAX_WIDTH)
-
-
-def level_channels(resolution: object, channel_base: int, max_width: int) -> tuple[tuple[int, int], list[int]]:
-    """The base rectangle, and the channels from it to the whole resolution: channel_base / shorter side, at most
-    max_width."""
-    base, doublings = split_resolution(resolution)
-    sides = [min(base) * 2**level for level in range(doublings + 1)]
-    return base, [max(1, min(channel_base // side, max_width)) for side in sides]
+from img2img.networks.styles import CONDITIONINGS, DiscriminatorHead, StyleGenerator, check_channels, level_channels
 
 
 class StyledConv(ScaledWeight):
@@ -57,15 +41,17 @@ class StyledConv(ScaledWeight):
     def __init__(self, in_channels: int, out_channels: int, w_dim: int, *, up: int = 1) -> None:
         super().__init__()
         self.style = EqualizedLinear(w_dim, in_channels, bias_start=1.0)
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3))
+        channels = (in_channels, out_channels) if up == 2 else (out_channels, in_channels)
+        self.weight = nn.Parameter(torch.empty(*channels, 3, 3))
         fill_normal(self.weight, 0.0, 1.0)
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.up = up
 
     def scaled_weight(self) -> Tensor:
+        weight = self.weight.transpose(0, 1) if self.up == 2 else self.weight
         # demodulation divides any constant out: it need not be there in forward
-        return self.weight / math.sqrt(self.weight[0].numel())
+        return weight / math.sqrt(weight[0].numel())
 
     def forward(self, images: Tensor, w: Tensor, draws: Draws | None) -> Tensor:
         # √2 goes in before LeakyReLU, where it costs nothing: the function is homogeneous
@@ -79,7 +65,8 @@ class StyledConv(ScaledWeight):
             bias=self.bias * LEAKY_GAIN,
         )
         if draws is not None:
-            noise = draws.normal(1, *images.shape[2:]) * (self.noise_strength * LEAKY_GAIN)
+            strength = self.noise_strength * LEAKY_GAIN
+            noise = draws.normal(1, *images.shape[2:]).to(strength.dtype) * strength
             images = images.add_(noise.to(images.dtype))
         return F.leaky_relu_(images, LEAKY_SLOPE)
 
@@ -174,24 +161,17 @@ class _DownBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv = EqualizedConv2d(in_channels, in_channels, 3)
+        self.conv = LeakyConv2d(in_channels, in_channels, 3)
         self.down = EqualizedConv2d(in_channels, out_channels, 3, stride=2)
         self.shortcut = EqualizedConv2d(in_channels, out_channels, 1, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         half = math.sqrt(0.5)
-        shortcut = F.conv2d(fir_downsample(images), self.shortcut.scaled_weight() * half)
-        x = _activated(self.conv, images)
+        shortcut = conv2d(fir_downsample(images), self.shortcut.scaled_weight() * half)
+        x = self.conv(images)
         # √2 of the activation and 1/√2 of the sum are 1
         x = F.leaky_relu_(conv_down(x, self.down.scaled_weight(), self.down.bias), LEAKY_SLOPE)
         return shortcut.add_(x)
-
-
-def _activated(layer: EqualizedConv2d, images: Tensor) -> Tensor:
-    """The layer and LeakyReLU(0.2)·√2, with √2 in the weights: a LeakyReLU is homogeneous."""
-    assert layer.bias is not None
-    weight, bias = layer.scaled_weight() * LEAKY_GAIN, layer.bias * LEAKY_GAIN
-    return F.leaky_relu_(F.conv2d(images, weight, bias, padding=layer.padding), LEAKY_SLOPE)
 
 
 class StyleGAN2Discriminator(nn.Module):
@@ -237,38 +217,22 @@ class StyleGAN2Discriminator(nn.Module):
         self.num_classes = num_classes
         self.conditioning = conditioning
 
-        width = channels[0]
-        self.from_image = EqualizedConv2d(in_channels, channels[-1], 1)
+        self.from_image = LeakyConv2d(in_channels, channels[-1], 1)
         self.blocks = nn.Sequential(*(_DownBlock(*pair) for pair in pairwise(channels[::-1])))
-        self.minibatch_std = MinibatchStd() if minibatch_std else None
-        self.conv = EqualizedConv2d(width + minibatch_std, width, 3)
-        self.hidden = EqualizedLinear(width * base[0] * base[1], width)
-        self.mapping: MappingNetwork | None = None
-        self.classes: EqualizedLinear | None = None
-        if conditioning == "projection":
-            self.mapping = MappingNetwork(latent_dim=0, w_dim=width, layers=mapping_layers, num_classes=num_classes)
-        elif conditioning == "classifier":
-            self.classes = EqualizedLinear(width, num_classes)
-        self.logit = EqualizedLinear(width, width if conditioning == "projection" else 1)
+        self.head = DiscriminatorHead(
+            channels[0],
+            base,
+            num_classes=num_classes,
+            minibatch_std=minibatch_std,
+            conditioning=conditioning,
+            mapping_layers=mapping_layers,
+        )
 
     def classify(self, features: Tensor) -> Tensor:
         """features (N, F) -> logits of the classes (N, num_classes), with conditioning "classifier"."""
-        assert self.classes is not None, "only with conditioning 'classifier'"
-        return self.classes(features)
+        return self.head.classify(features)
 
     def forward(
         self, images: Tensor, condition: Tensor | None = None, with_features: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        assert (condition is None) == (self.conditioning == "none"), "labels are for class-conditional discriminators"
-        x = self.blocks(_activated(self.from_image, images))
-        if self.minibatch_std is not None:
-            x = self.minibatch_std(x)
-        x = _activated(self.conv, x).flatten(1)
-        features = F.leaky_relu(self.hidden(x), LEAKY_SLOPE) * LEAKY_GAIN
-        logits = self.logit(features)
-        if self.mapping is None:
-            logits = logits.flatten()
-        else:
-            embedding = self.mapping(logits.new_empty(len(logits), 0), condition)
-            logits = (logits * embedding).sum(dim=1) / math.sqrt(embedding.shape[1])
-        return (logits, features) if with_features else logits
+        return self.head(self.blocks(self.from_image(images)), condition, with_features)

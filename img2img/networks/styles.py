@@ -1,14 +1,41 @@
-"""What the generators with styles share: z becomes w, the styles of two w's are mixed, w becomes an image."""
+"""What the StyleGAN line shares: channels of the levels, generators with styles, the head of the discriminators."""
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from img2img.draws import Draws
-from img2img.networks.arguments import MAX_CHANNELS, MAX_CLASSES, check_number, check_whole
-from img2img.networks.equalized import MappingNetwork
-from img2img.networks.layers import draw_latents, without_autocast
+from img2img.networks.arguments import MAX_CHANNELS, MAX_CLASSES, MAX_WIDTH, check_number, check_whole
+from img2img.networks.equalized import (
+    LEAKY_GAIN,
+    LEAKY_SLOPE,
+    EqualizedLinear,
+    LeakyConv2d,
+    MappingNetwork,
+)
+from img2img.networks.layers import MinibatchStd, draw_latents, without_autocast
+from img2img.networks.resolution import split_resolution
+
+CONDITIONINGS = ("none", "projection", "classifier")
+
+
+def check_channels(channel_base: int, max_width: int) -> None:
+    check_whole("channel_base", channel_base, 1, 2**20)
+    check_whole("max_width", max_width, 1, MAX_WIDTH)
+
+
+def level_channels(resolution: object, channel_base: int, max_width: int) -> tuple[tuple[int, int], list[int]]:
+    """The base rectangle, and the channels of each level from it to the whole resolution.
+
+    Those are channel_base / the level's shorter side, at most max_width.
+    """
+    base, doublings = split_resolution(resolution)
+    sides = [min(base) * 2**level for level in range(doublings + 1)]
+    return base, [max(1, min(channel_base // side, max_width)) for side in sides]
 
 
 class StyleGenerator(nn.Module):
@@ -80,3 +107,59 @@ class StyleGenerator(nn.Module):
         """The style of each layer, num_styles times (N, w_dim)."""
         assert w.dim() == 2 or w.shape[1] == self.num_styles, f"{self.num_styles} styles wanted, w is {tuple(w.shape)}"
         return (w,) * self.num_styles if w.dim() == 2 else w.unbind(dim=1)
+
+
+class DiscriminatorHead(nn.Module):
+    """features of the base rectangle (N, width, h, w) and, with classes, labels (N,) int64 -> logits (N,).
+
+    Minibatch standard deviation, a convolution, a fully connected layer, the logit. With `with_features` also the
+    activations before the logit, (N, width).
+
+    Args:
+        conditioning: "projection": <embedding of the class, what would be the logit> / √width, the embedding from a
+            mapping network of `mapping_layers` layers (StyleGAN2-ADA, arXiv:2006.06676, after Miyato & Koyama 2018,
+            arXiv:1802.05637). "classifier": classify(features) -> logits of the classes. "none".
+    """
+
+    def __init__(
+        self,
+        width: int,
+        base: tuple[int, int],
+        *,
+        num_classes: int,
+        minibatch_std: bool,
+        conditioning: str,
+        mapping_layers: int,
+    ) -> None:
+        super().__init__()
+        self.conditioning = conditioning
+        self.minibatch_std = MinibatchStd() if minibatch_std else None
+        self.conv = LeakyConv2d(width + minibatch_std, width, 3)
+        self.hidden = EqualizedLinear(width * base[0] * base[1], width)
+        self.mapping: MappingNetwork | None = None
+        self.classes: EqualizedLinear | None = None
+        if conditioning == "projection":
+            self.mapping = MappingNetwork(latent_dim=0, w_dim=width, layers=mapping_layers, num_classes=num_classes)
+        elif conditioning == "classifier":
+            self.classes = EqualizedLinear(width, num_classes)
+        self.logit = EqualizedLinear(width, width if conditioning == "projection" else 1)
+
+    def classify(self, features: Tensor) -> Tensor:
+        assert self.classes is not None, "only with conditioning 'classifier'"
+        return self.classes(features)
+
+    def forward(
+        self, x: Tensor, condition: Tensor | None = None, with_features: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        assert (condition is None) == (self.conditioning == "none"), "labels are for class-conditional discriminators"
+        if self.minibatch_std is not None:
+            x = self.minibatch_std(x)
+        x = self.hidden(self.conv(x).flatten(1))
+        features = F.leaky_relu(x, LEAKY_SLOPE) * LEAKY_GAIN
+        logits = self.logit(features)
+        if self.mapping is None:
+            logits = logits.flatten()
+        else:
+            embedding = self.mapping(logits.new_empty(len(logits), 0), condition)
+            logits = (logits * embedding).sum(dim=1) / math.sqrt(embedding.shape[1])
+        return (logits, features) if with_features else logits

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from img2img.networks.modulated import MODULATION_FORMS, modulated_conv2d, modulation_scales
+from img2img.networks.resample import conv_up
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -20,18 +21,22 @@ def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("demodulate", [True, False])
-@pytest.mark.parametrize("padding", [0, 1, 2])
-def test_forms_are_one_function_with_first_and_second_derivatives(padding: int, demodulate: bool) -> None:
+@pytest.mark.parametrize(("up", "padding"), [(1, 0), (1, 1), (1, 2), (2, 1)])
+def test_forms_are_one_function_with_first_and_second_derivatives(up: int, padding: int, demodulate: bool) -> None:
     found = []
     for form in MODULATION_FORMS:
-        leaves = inputs()
-        outputs = modulated_conv2d(*leaves, padding=padding, demodulate=demodulate, form=form)
+        images, weight, styles = inputs()
+        if up == 2:
+            weight = weight.detach().transpose(0, 1).contiguous().requires_grad_()
+        bias = torch.linspace(-1, 1, 5, dtype=torch.float64, requires_grad=True)
+        leaves = images, weight, styles, bias
+        options = {"padding": padding, "up": up, "demodulate": demodulate, "gain": 1.3, "form": form}
+        outputs = modulated_conv2d(images, weight, styles, bias=bias, **options)
         slopes = torch.autograd.grad(outputs.sin().sum(), leaves, create_graph=True)
         curvatures = torch.autograd.grad(sum(slope.square().sum() for slope in slopes), leaves)
         found.append([outputs, *slopes, *curvatures])
-    assert found[0][0].shape == (3, 5, 4 + 2 * padding, 3 + 2 * padding)
+    assert found[0][0].shape == (3, 5, *((12, 10) if up == 2 else (4 + 2 * padding, 3 + 2 * padding)))
     for left, right in zip(*found):
-        assert left.abs().max() > 1e-3
         torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-11)
 
 
@@ -47,6 +52,15 @@ def test_each_sample_has_its_own_weights_of_unit_norm() -> None:
     torch.testing.assert_close(used.square().sum(dim=(2, 3, 4)), torch.ones(3, 5, dtype=torch.float64))
     expected = F.normalize((weight * styles[:, None, :, None, None]).flatten(2), dim=2)
     torch.testing.assert_close(used.flatten(2), expected)
+
+
+def test_doubling_is_the_same_with_the_weights_of_each_sample() -> None:
+    """Against one sample at a time, with weights made by hand."""
+    images, weight, styles = inputs()
+    outputs = modulated_conv2d(images, weight.transpose(0, 1), styles, padding=1, up=2)
+    for n in range(3):
+        own = F.normalize((weight * styles[n, :, None, None]).flatten(1), dim=1).reshape(5, 4, 3, 3)
+        torch.testing.assert_close(outputs[n : n + 1], conv_up(images[n : n + 1], own.transpose(0, 1)))
 
 
 def test_demodulation_keeps_the_variance() -> None:
