@@ -7,7 +7,7 @@ import torch
 
 from img2img.config import resolve
 from img2img.growth import GrowthSchedule, Stage
-from img2img.networks.resolution import enlarge, shrink
+from img2img.networks.growing import enlarge, shrink
 
 SCHEDULE = GrowthSchedule(doublings=2, stable_images=1000, fade_images=500, batch=4, max_batch=20)
 

@@ -1,28 +1,34 @@
 """Networks: nn.Modules only, one file per family. Images are float NCHW in [-1, 1]; nothing here sees a configuration.
 
     layers.py       what families share: normalisation, latent draws, keyed dropout, spectral norm, stacked layers
-    resolution.py   sizes that are a base rectangle × 2^k
-    equalized.py    layers with an equalised learning rate, pixel norm, the mapping network of the StyleGANs
     arguments.py    refusal of constructor arguments that make no sense, before anything is allocated
+    resolution.py   sizes that are a base rectangle × 2^k
+    convolution.py  convolutions with fast second derivatives
+    resample.py     doubling and halving by a low-pass filter
+    filters.py      low-pass filters of any band, and the LeakyReLU between two of them
     attention.py    self-attention between places
     residual.py     blocks that double or halve, shared by SNGAN to BigGAN
-    dcgan.py        noise (and class) -> image, and the discriminator that goes with it
-    sngan.py        the same, residual: WGAN-GP, SNGAN and SAGAN
-    biggan.py       the same, residual with attention, normalised by class and z (BigGAN, BigGAN-deep)
-    r3gan.py        the same, residual without normalisation
-    mlp.py          the same, fully connected: points and small pictures
+    equalized.py    layers with an equalised learning rate, pixel norm, the mapping network of the StyleGANs
+    modulated.py    convolution whose weights follow a style
+    styles.py       what the StyleGAN line shares
+    growing.py      networks that work at one of several sizes
+    mixture.py      several noise generators as one
+
+    mlp.py          noise (and class) -> image or point, fully connected, and the discriminator that goes with it
+    dcgan.py        the same, convolutional
+    sngan.py        residual: WGAN-GP, SNGAN and SAGAN
+    biggan.py       residual with attention, normalised by class and z: BigGAN and BigGAN-deep
+    r3gan.py        residual without normalisation
+    progan.py       growing from the base rectangle to the whole resolution
+    stylegan.py     the same with styles
+    stylegan2.py    styles by demodulated weights, no growing
+    stylegan3.py    feature maps as continuous signals, which move and turn; goes with StyleGAN2's discriminator
+    autoencoder.py  discriminators whose verdict is how badly they give an image back
     toy.py          a few parameters, for games with known answers
+
     resnet.py       image -> image, fully convolutional (CycleGAN)
     unet.py         image -> image with skip connections (pix2pix)
     patchgan.py     one logit per patch
-    autoencoder.py  discriminators whose verdict is how badly they give an image back
-    mixture.py      several noise generators as one
-    resample.py     doubling and halving by a low-pass filter
-    modulated.py    convolution whose weights follow a style
-    styles.py       what generators with styles share
-    progan.py       growing from the base rectangle to the whole resolution
-    stylegan.py     the same with styles
-    stylegan2.py    styles by demodulated weights; no growing
 
 A noise generator is called as `(z, labels or None, draws or None)` and says `latent_dim` and `prior`, from which
 layers.draw_latents makes z; what else is random in it (noise at each pixel, mixed styles) follows the draws, and
@@ -57,9 +63,11 @@ from img2img.networks.layers import draw_latents, mixes_samples
 from img2img.networks.mixture import GeneratorMixture
 from img2img.networks.mlp import MLPDiscriminator, MLPGenerator
 from img2img.networks.patchgan import PatchDiscriminator
+from img2img.networks.progan import ProGANDiscriminator, ProGANGenerator
 from img2img.networks.r3gan import R3GANDiscriminator, R3GANGenerator
 from img2img.networks.resnet import ResnetGenerator
 from img2img.networks.sngan import SNGANDiscriminator, SNGANGenerator
+from img2img.networks.stylegan import StyleGANDiscriminator, StyleGANGenerator
 from img2img.networks.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
 from img2img.networks.stylegan3 import StyleGAN3Generator
 from img2img.networks.toy import ConstantGenerator, LinearDiscriminator, QuadraticDiscriminator
@@ -71,11 +79,13 @@ GENERATORS: dict[str, type[nn.Module]] = {
     "constant": ConstantGenerator,
     "dcgan": DCGANGenerator,
     "mlp": MLPGenerator,
+    "progan": ProGANGenerator,
     "r3gan": R3GANGenerator,
     "resnet": ResnetGenerator,
+    "sngan": SNGANGenerator,
+    "stylegan": StyleGANGenerator,
     "stylegan2": StyleGAN2Generator,
     "stylegan3": StyleGAN3Generator,
-    "sngan": SNGANGenerator,
     "unet": UNetGenerator,
 }
 
@@ -88,9 +98,11 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "mlp": MLPDiscriminator,
     "mlp_autoencoder": MLPAutoencoderDiscriminator,
     "patch": PatchDiscriminator,
+    "progan": ProGANDiscriminator,
     "quadratic": QuadraticDiscriminator,
     "r3gan": R3GANDiscriminator,
     "sngan": SNGANDiscriminator,
+    "stylegan": StyleGANDiscriminator,
     "stylegan2": StyleGAN2Discriminator,
 }
 
@@ -111,6 +123,8 @@ __all__ = [
     "MLPDiscriminator",
     "MLPGenerator",
     "PatchDiscriminator",
+    "ProGANDiscriminator",
+    "ProGANGenerator",
     "QuadraticDiscriminator",
     "R3GANDiscriminator",
     "R3GANGenerator",
@@ -119,6 +133,9 @@ __all__ = [
     "SNGANGenerator",
     "StyleGAN2Discriminator",
     "StyleGAN2Generator",
+    "StyleGAN3Generator",
+    "StyleGANDiscriminator",
+    "StyleGANGenerator",
     "UNetGenerator",
     "draw_latents",
     "mixes_samples",

@@ -2,49 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
-
-import torch.nn.functional as F
-from torch import Tensor
-
 from img2img.errors import UsageFault
 from img2img.networks.arguments import MAX_SIDE, check_resolution
 
 SMALLEST_BASES = range(4, 8)  # of the shorter side: one octave, so that every size has one number of doublings
-
-
-@runtime_checkable
-class Growing(Protocol):
-    """A network that can work at base × 2^level for every level below num_levels, with the layers of all of them.
-
-    At alpha < 1 the newest level is mixed in: alpha · level + (1 − alpha) · the level below, made larger.
-    """
-
-    num_levels: int
-    level: int
-    alpha: float
-
-    def grow_to(self, level: int, alpha: float) -> None: ...
-
-
-def shrink(images: Tensor, halvings: int, alpha: float) -> Tensor:
-    """(N, C, H, W) as a network that grows sees real images: means of 2^halvings × 2^halvings pixels.
-
-    With alpha < 1 as far mixed with the next coarser size as its generator's pictures are.
-    """
-    if halvings:
-        images = F.avg_pool2d(images, 2**halvings)
-    if alpha < 1:
-        coarse = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2.0, mode="nearest")
-        images = coarse.lerp(images, alpha)
-    return images
-
-
-def enlarge(images: Tensor, resolution: tuple[int, int]) -> Tensor:
-    """(N, C, h, w) -> (N, C, *resolution) by repeating pixels, where they are smaller: of networks that still grow."""
-    if tuple(images.shape[-2:]) == tuple(resolution):
-        return images
-    return F.interpolate(images, size=resolution, mode="nearest")
 
 
 def split_resolution(resolution: object) -> tuple[tuple[int, int], int]:

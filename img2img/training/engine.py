@@ -22,8 +22,8 @@ from img2img.data.batches import Batch
 from img2img.distributed import World
 from img2img.draws import Draws
 from img2img.growth import GrowthSchedule, Stage
+from img2img.networks.growing import Growing, shrink
 from img2img.networks.layers import mixes_samples
-from img2img.networks.resolution import Growing, shrink
 from img2img.penalties import Penalty, Verdict, View
 from img2img.training.augmenter import Augmenter
 from img2img.training.ema import Ema, ema_decay

@@ -26,8 +26,8 @@ from img2img.evaluation.features import Features, cache_folder, extract
 from img2img.evaluation.image_set import ImageSet, digest_of
 from img2img.evaluation.measures import MEASURES, Comparison, Score, measure
 from img2img.evaluation.weights import find_weights
+from img2img.networks.growing import enlarge
 from img2img.networks.layers import draw_latents
-from img2img.networks.resolution import enlarge
 from img2img.training.prepare import Prepared
 from img2img.translators import TRANSLATORS
 

@@ -23,7 +23,7 @@ from img2img.data.sources import match_classes
 from img2img.devices import peak_memory
 from img2img.distributed import World
 from img2img.errors import Diverged, Fault, Interrupted, UsageFault
-from img2img.networks.resolution import Growing
+from img2img.networks.growing import Growing
 from img2img.training.prepare import Prepared, check, choose_hardware, prepare, step_batches
 from img2img.training.report import write_report
 from img2img.training.run_folder import RunFolder

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from img2img.data.batches import Batch
 from img2img.losses import classification
-from img2img.networks.resolution import enlarge
+from img2img.networks.growing import enlarge
 from img2img.penalties import Verdict
 from img2img.translators.base import DataShape, NetworkPlan, Outputs
 from img2img.translators.unconditional import Unconditional

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from img2img.data.batches import Batch
 from img2img.draws import Draws
+from img2img.networks.growing import enlarge
 from img2img.networks.layers import draw_latents
-from img2img.networks.resolution import enlarge
 from img2img.networks.styles import StyleGenerator
 from img2img.penalties import View
 from img2img.translators.base import DataShape, NetworkPlan, Outputs, Translator
