@@ -11,7 +11,6 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class World:
@@ -50,18 +49,11 @@ class World:
         _reduce_flat([gradient for gradient in gradients if gradient is not None], self.size)
 
     def average_statistics(self, networks: Iterable[nn.Module]) -> None:
-        """Average batch normalisation's running statistics, so that every rank holds the same buffers."""
+        """Average running statistics, so that every rank holds the same buffers."""
         if self.size == 1:
             return
         _reduce_flat(
-            [
-                buffer
-                for network in networks
-                for module in network.modules()
-                if isinstance(module, _BatchNorm)
-                for buffer in (module.running_mean, module.running_var)
-                if buffer is not None
-            ],
+            [buffer for network in networks for name, buffer in network.named_buffers() if is_running_statistic(name)],
             self.size,
         )
 
@@ -92,6 +84,11 @@ class World:
         """Wait for every rank."""
         if self.size > 1:
             dist.barrier()
+
+
+def is_running_statistic(buffer: str) -> bool:
+    """Whether the buffer of this name is a running mean of what a network saw (batch normalisation, StyleGAN3)."""
+    return buffer.rpartition(".")[2].startswith("running_")
 
 
 def _reduce_flat(tensors: list[Tensor], size: int) -> None:

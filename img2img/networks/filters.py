@@ -5,23 +5,15 @@ sizes and rates are aligned by their middles (Karras et al. 2021, arXiv:2106.124
 
 Resampling by such a filter is linear in every row and every column, so it is a product with a banded matrix on either
 side of the plane: L x R. What lies outside a plane is zero. A filter that is no product of a row and a column is a sum
-of few such products, and then L and R hold all of them. Zeros are multiplied along, and still this is what is fastest
-where it matters. Measured with torch on one core of a Xeon with AMX: double, LeakyReLU, halve with 12 taps, forward
-and backward, in ms, matrices against depthwise convolutions with memory in channels_last:
-
-    images, channels, side   float32      bfloat16
-    16, 128, 36              161  154     75  664
-    16,  64, 52              181   88     70  587
-    16,  32, 84              253  150     91  595
-     4,  64, 148             607  299    235 1071
-
-Bands cut into blocks, which spare the zeros, took longer than whole matrices in both.
+of few such products. Zeros are multiplied along, but by what is fast at it; where
+it is not, there is convolution.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -112,9 +104,9 @@ def resampling_matrix(size_in: int, size_out: int, up: int, down: int, kernel: T
 
 @dataclass(frozen=True)
 class Resampling:
-    """(..., *size_in) -> (..., *size_out): `up` times the rate, low-pass filter, `down` times less; then times `gain`.
+    """(N, C, *size_in) -> (N, C, *size_out): `up` times the rate or `down` times less, by a low-pass filter; · `gain`.
 
-    Rate and filter are those of the middle, between up and down.
+    One of up and down is 1; the filter's rate is the higher one. `multiply` and `convolve` compute the same.
     """
 
     size_in: tuple[int, int]
@@ -124,30 +116,85 @@ class Resampling:
     low_pass: LowPass
     gain: float = 1.0
 
-    def __call__(self, planes: Tensor) -> Tensor:
-        left, right = _matrices(self, planes.dtype, planes.device)
-        across = planes @ right
-        # one row for each of the filter's products
-        return left @ across.reshape(*across.shape[:-2], -1, self.size_out[1])
+    def multiply(self, rows: Tensor) -> Tensor:
+        """On M planes with rows first, (h, M, w) -> (h', M, w'): then either axis takes one large product, no copy."""
+        left, right = _constants(self, Resampling.matrices, rows.dtype, rows.device)
+        count = rows.shape[1]
+        parts = (left @ rows.flatten(1)).view(len(right), -1, self.size_in[1]) @ right
+        # one part for each product that the filter is a sum of; of one, squeeze's derivative is free, a sum's is not
+        whole = parts.squeeze(0) if len(parts) == 1 else parts.sum(0)
+        return whole.view(-1, count, self.size_out[1])
 
-    def matrices(self) -> tuple[Tensor, Tensor]:
-        """L (h', h · products) and R (w, products · w') in float64."""
+    def convolve(self, planes: Tensor) -> Tensor:
+        """On (N, C, h, w)."""
+        convolution = F.conv_transpose2d if self.up > 1 else F.conv2d
+        channels = planes.shape[1]
+        for kernel in _constants(self, Resampling.kernels, planes.dtype, planes.device):
+            along = [taps > 1 for taps in kernel.shape]
+            planes = convolution(
+                planes,
+                kernel.expand(channels, 1, -1, -1),
+                stride=[max(self.up, self.down) if moves else 1 for moves in along],
+                padding=[side if moves else 0 for moves, side in zip(along, self._paddings())],
+                groups=channels,
+            )
+        return planes
+
+    def matrices(self) -> tuple[Tensor, ...]:
+        """L (products · h', h) and R (products, w, w') in float64."""
         lefts, rights = [], []
         for column, row in self.low_pass.factors():
             sizes = zip(self.size_in, self.size_out, (column, row))
             left, right = (resampling_matrix(a, b, self.up, self.down, kernel) for a, b, kernel in sizes)
             lefts.append(left * self.gain)
             rights.append(right.mT)
-        return torch.stack(lefts, dim=2).flatten(1), torch.cat(rights, dim=1)
+        return torch.cat(lefts), torch.stack(rights)
+
+    def kernels(self) -> tuple[Tensor, ...]:
+        """(taps, 1) and (1, taps), or (taps, taps), whose convolutions follow each other; float64."""
+        kernel = self.low_pass.kernel()
+        if self.low_pass.radial:
+            return (kernel * (self.gain * self.up**2),)
+        return kernel[:, None] * (self.gain * self.up), kernel[None] * self.up
+
+    def _paddings(self) -> list[int]:
+        """Of the convolution for either axis, or what the transposed one leaves out."""
+        taps = self.low_pass.taps
+        sizes = zip(self.size_in, self.size_out) if self.up > 1 else zip(self.size_out, self.size_in)
+        paddings = [(few - 1) * max(self.up, self.down) + taps - many for few, many in sizes]
+        assert all(twice >= 0 and twice % 2 == 0 for twice in paddings), f"{self} is no convolution"
+        return [twice // 2 for twice in paddings]
 
 
-@functools.lru_cache(maxsize=256)
-def _matrices(resampling: Resampling, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+@functools.lru_cache(maxsize=512)
+def _constants(
+    resampling: Resampling,
+    make: Callable[[Resampling], tuple[Tensor, ...]],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, ...]:
     # Not buffers: they follow from the sizes, and would outweigh the weights in files of large models.
-    # Matrices made in inference mode could not be used in training afterwards.
+    # Constants made in inference mode could not be used in training afterwards.
     with torch.inference_mode(False):
-        left, right = (matrix.to(device, dtype) for matrix in resampling.matrices())
-    return left, right
+        return tuple(constant.to(device, dtype) for constant in make(resampling))
+
+
+def convolving_is_faster(planes: Tensor) -> bool:
+    """Than multiplying by matrices.
+
+    Measured with torch 2.15 on one core of a Xeon with AMX, memory in channels_last: double, LeakyReLU, halve with 12
+    taps, forward and backward, in ms of a busy machine, matrices against depthwise convolutions:
+
+        images, channels, side   float32      bfloat16
+        16, 128, 36              233  145     136  726
+        16,  64, 52              279  113     113  674
+        16,  32, 84              399  168     191  650
+         4,  64, 148             824  256     256 1245
+
+    Halving alone by a radial filter in float32: 345 and 58, 516 and 69 (first and third row). A GPU has not been
+    measured; it multiplies matrices faster than anything.
+    """
+    return planes.device.type == "cpu" and planes.dtype == torch.float32
 
 
 class FilteredLeakyReLU(nn.Module):
@@ -159,7 +206,6 @@ class FilteredLeakyReLU(nn.Module):
     Args:
         up, down: the factors of the rate before and after.
         up_filter, down_filter: both at the high rate.
-        clamp: the largest absolute value that passes, between the filters; it keeps float16 from overflowing.
     """
 
     def __init__(
@@ -171,18 +217,20 @@ class FilteredLeakyReLU(nn.Module):
         down: int,
         up_filter: LowPass,
         down_filter: LowPass,
-        clamp: float = 256.0,
     ) -> None:
         super().__init__()
         # just what the second filter reaches
         height, width = ((side - 1) * down + down_filter.taps for side in size_out)
         self.raise_rate = Resampling(size_in, (height, width), up, 1, up_filter)
         self.lower_rate = Resampling((height, width), size_out, 1, down, down_filter, gain=LEAKY_GAIN)
-        self.limit = clamp / LEAKY_GAIN
 
     def forward(self, planes: Tensor) -> Tensor:
-        fine = F.leaky_relu_(self.raise_rate(planes), LEAKY_SLOPE)
-        return self.lower_rate(fine.clamp(-self.limit, self.limit))
+        if convolving_is_faster(planes):
+            fine = self.raise_rate.convolve(planes.contiguous(memory_format=torch.channels_last))
+            return self.lower_rate.convolve(F.leaky_relu_(fine, LEAKY_SLOPE))
+        rows = planes.permute(2, 0, 1, 3).flatten(1, 2)
+        rows = self.lower_rate.multiply(F.leaky_relu_(self.raise_rate.multiply(rows), LEAKY_SLOPE))
+        return rows.unflatten(1, planes.shape[:2]).permute(1, 2, 0, 3)
 
     def extra_repr(self) -> str:
         sizes = (self.raise_rate.size_in, self.raise_rate.size_out, self.lower_rate.size_out)

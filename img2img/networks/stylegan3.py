@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from img2img.draws import Draws
-from img2img.networks.arguments import MAX_CHANNELS, MAX_CLASSES, MAX_WIDTH, check_choice, check_number, check_whole
-from img2img.networks.equalized import EqualizedLinear, MappingNetwork
+from img2img.networks.arguments import MAX_WIDTH, check_choice, check_whole
+from img2img.networks.equalized import EqualizedLinear
 from img2img.networks.filters import FilteredLeakyReLU, LowPass
-from img2img.networks.layers import PRIORS, draw_latents, fill_normal, without_autocast
+from img2img.networks.layers import fill_normal, without_autocast
 from img2img.networks.modulated import modulation_scales
 from img2img.networks.resolution import split_resolution
+from img2img.networks.styles import StyleGenerator
 
 VARIANTS = ("t", "r")
 
@@ -36,6 +37,7 @@ CRITICAL_LAYERS = 2  # the last ones, which fill all the band that the picture's
 OVERSAMPLING = 2  # of the LeakyReLU
 TAPS = 6  # of a filter, for each factor of the rate
 OUTPUT_SCALE = 0.25
+CLAMP = 256.0  # of what a convolution answers, so that float16 cannot overflow; what is trained stays far below
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def plan_signals(
         around = 0 if layer == num_layers - 1 else margin
         signals.append(
             Signal(
-                channels=round(min(channel_base / 2 / cutoff, max_width)),
+                channels=max(1, round(min(channel_base / 2 / cutoff, max_width))),
                 size=(resolution[0] // factor + 2 * around, resolution[1] // factor + 2 * around),
                 rate=short // factor,
                 cutoff=cutoff,
@@ -189,7 +191,8 @@ class StyledConv2d(nn.Module):
         scale_in, scale_out = modulation_scales(self.weight, styles, demodulate=self.demodulate)
         x = F.conv2d(x * scale_in.to(x.dtype)[:, :, None, None], self.weight, padding=self.padding)
         factor = gain if scale_out is None else (scale_out * gain)[:, :, None, None]
-        return torch.addcmul(self.bias.to(x.dtype)[:, None, None], x, factor.to(x.dtype))
+        x = torch.addcmul(self.bias.to(x.dtype)[:, None, None], x, factor.to(x.dtype))
+        return F.hardtanh_(x, -CLAMP, CLAMP)
 
     @torch.no_grad()
     def _measure(self, x: Tensor) -> None:
@@ -217,24 +220,25 @@ def _nonlinearity(before: Signal, after: Signal, kernel: int, radial: bool) -> F
     )
 
 
-class StyleGAN3Generator(nn.Module):
-    """z (N, latent_dim) and, with classes, labels (N,) int64 -> images (N, out_channels, H, W), about in [-1, 1].
+class StyleGAN3Generator(StyleGenerator):
+    """z (N, latent_dim) and, with classes, labels (N,) int64 -> images (N, out_channels, H, W), real in [-1, 1].
 
     Waves in the plane, `num_layers` modulated convolutions each with a filtered LeakyReLU, and a 1×1 convolution to the
-    colours. Nothing is random at a pixel, and no layer knows where the picture's edge is: feature maps have a margin
-    around it, cut off at the end.
+    colours. There is no tanh: values beyond the range occur. Nothing is random at a pixel, and no layer knows where the
+    picture's edge is: feature maps have a margin around it, cut off at the end. Style mixing: see StyleGenerator; the
+    paper has none. With the defaults as many parameters as in the authors' code, and with equal weights equal images.
 
     Args:
         resolution: (height, width) in pixels, base × 2^k with the shorter side's base in 4..7.
         variant: "t" has 3×3 convolutions; "r" has 1×1 convolutions of twice the channels, and filters that are the
             same in all directions but in the last two layers.
+        latent_dim, w_dim: of z and w.
+        mapping_layers: fully connected layers from z to w.
         channel_base, max_width: a signal of cutoff f (cycles per shorter side) has channel_base / 2f channels, at most
             max_width; twice as many in "r".
-        num_layers: fewer for small pictures make it faster; at each, the bandwidth grows by one ratio.
+        num_layers: the bandwidth grows by the same ratio at each but the last two. Small pictures do with fewer.
         margin: samples around the picture in every layer.
-        mapping_layers: of the mapping network.
-        style_mixing: share of the samples whose layers, from a random one on, follow another latent in training
-            (Karras et al. 2019, arXiv:1812.04948, section 3.1). The paper uses none.
+        style_mixing: share of samples with two styles, from 0 to 1.
     """
 
     def __init__(
@@ -246,27 +250,18 @@ class StyleGAN3Generator(nn.Module):
         variant: str = "t",
         latent_dim: int = 512,
         w_dim: int = 512,
+        mapping_layers: int = 2,
         channel_base: int = 32768,
         max_width: int = 512,
         num_layers: int = 14,
         margin: int = 10,
-        mapping_layers: int = 2,
         style_mixing: float = 0.0,
-        prior: str = "normal",
     ) -> None:
-        super().__init__()
         check_choice("variant", variant, VARIANTS)
-        check_whole("out_channels", out_channels, 1, MAX_CHANNELS)
-        check_whole("num_classes", num_classes, 0, MAX_CLASSES)
-        check_whole("latent_dim", latent_dim, 1, 4096)
-        check_whole("w_dim", w_dim, 1, 4096)
         check_whole("channel_base", channel_base, 1, 2**20)
         check_whole("max_width", max_width, 1, MAX_WIDTH)
         check_whole("num_layers", num_layers, CRITICAL_LAYERS + 1, 64)
         check_whole("margin", margin, 0, 64)
-        check_whole("mapping_layers", mapping_layers, 1, 16)
-        check_number("style_mixing", style_mixing, 0.0, 1.0)
-        check_choice("prior", prior, PRIORS)
         kernel, wider = (3, 1) if variant == "t" else (1, 2)
         signals = plan_signals(
             resolution,
@@ -275,16 +270,14 @@ class StyleGAN3Generator(nn.Module):
             channel_base=wider * channel_base,
             max_width=wider * max_width,
         )
-        self.latent_dim = latent_dim
-        self.w_dim = w_dim
-        self.num_styles = num_layers + 2
-        self.num_classes = num_classes
-        self.out_channels = out_channels
-        self.prior = prior
-        self.style_mixing = style_mixing
-
-        self.mapping = MappingNetwork(
-            latent_dim=latent_dim, w_dim=w_dim, layers=mapping_layers, num_classes=num_classes
+        super().__init__(
+            out_channels=out_channels,
+            num_classes=num_classes,
+            latent_dim=latent_dim,
+            w_dim=w_dim,
+            num_styles=num_layers + 2,
+            mapping_layers=mapping_layers,
+            style_mixing=style_mixing,
         )
         self.input = FourierInput(signals[0], w_dim)
         self.convs = nn.ModuleList()
@@ -293,41 +286,26 @@ class StyleGAN3Generator(nn.Module):
             radial = variant == "r" and layer < num_layers - CRITICAL_LAYERS
             self.convs.append(StyledConv2d(before.channels, after.channels, kernel, w_dim))
             self.nonlinearities.append(_nonlinearity(before, after, kernel, radial))
-        self.to_colours = StyledConv2d(signals[-1].channels, out_channels, 1, w_dim, demodulate=False)
+        self.to_image = StyledConv2d(signals[-1].channels, out_channels, 1, w_dim, demodulate=False)
 
     def map(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """z (N, latent_dim) and, with classes, labels (N,) -> w (N, w_dim)."""
+        """z (N, latent_dim) -> w (N, w_dim), in z's dtype, autocast or not: a place needs more digits than a value."""
         with without_autocast(z.device):
-            w: Tensor = self.mapping(z, labels)
-        return w
+            return super().map(z, labels)
 
     def synthesize(self, w: Tensor, draws: Draws | None = None, transform: Tensor | None = None) -> Tensor:
-        """w (N, w_dim) or (N, num_styles, w_dim) -> images (N, out_channels, H, W); nothing is drawn.
+        """w (N, w_dim) or (N, num_styles, w_dim) -> images; nothing is drawn.
 
         Args:
             transform: (2, 3) or (N, 2, 3), matrix | offset: the picture's place p = (x, y) shows what is at
                 matrix · p + offset without it. Lengths are in shorter sides, from the picture's middle to the right
                 and downwards.
         """
-        styles = w.unbind(dim=1) if w.dim() == 3 else (w,) * self.num_styles
-        assert len(styles) == self.num_styles, f"{self.num_styles} styles are wanted, {len(styles)} given"
+        styles = self.split_styles(w)
         x: Tensor = self.input(styles[0], transform)
         for conv, nonlinearity, style in zip(self.convs, self.nonlinearities, styles[1:]):
             x = nonlinearity(conv(x, style))
-        images: Tensor = self.to_colours(x, styles[-1])
+        # bfloat16 would leave a picture fewer shades than its file has
+        with without_autocast(x.device):
+            images: Tensor = self.to_image(x.to(self.to_image.weight.dtype), styles[-1])
         return images * OUTPUT_SCALE
-
-    def forward(self, z: Tensor, labels: Tensor | None = None, draws: Draws | None = None) -> Tensor:
-        w = self.map(z, labels)
-        if self.training and self.style_mixing and draws is not None:
-            w = self._mix(w, labels, draws.stream("mixing"))
-        return self.synthesize(w, draws)
-
-    def _mix(self, w: Tensor, labels: Tensor | None, draws: Draws) -> Tensor:
-        """(N, num_styles, w_dim), some of which change to another latent's w at a random layer."""
-        other = self.map(draw_latents(self, draws.stream("z")).to(w.dtype), labels)
-        chance, place = draws.stream("place").uniform(2).unbind(dim=1)
-        # from 1 to num_styles - 1, and beyond the last where nothing is mixed
-        first = torch.where(chance < self.style_mixing, 1 + (place * (self.num_styles - 1)).long(), self.num_styles)
-        own = torch.arange(self.num_styles, device=w.device) < first[:, None]
-        return torch.where(own[:, :, None], w[:, None], other[:, None])

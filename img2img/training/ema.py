@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from img2img.distributed import is_running_statistic
 
 
 def ema_decay(half_life_images: float, ramp_up: float, images_seen: int, batch: int) -> float:
@@ -23,8 +24,8 @@ def ema_decay(half_life_images: float, ramp_up: float, images_seen: int, batch: 
 class Ema:
     """Averaged copies of networks, in eval mode, in the networks' own type.
 
-    Parameters and the running statistics of batch normalisation are averaged; other buffers (counters, the vectors of
-    spectral normalisation, which must stay unit vectors) are copied.
+    Parameters and running statistics are averaged; other buffers (counters, the vectors of spectral normalisation,
+    which must stay unit vectors) are copied.
 
     With `shared` there is nothing to average: the copies hold the networks' own memory, in eval mode.
     """
@@ -71,10 +72,4 @@ def _tensors(network: nn.Module) -> list[torch.Tensor]:
 
 def _copied_buffers(network: nn.Module) -> set[str]:
     """The names of the buffers that are not running statistics."""
-    statistics = {
-        f"{name}.{buffer}" if name else buffer
-        for name, module in network.named_modules()
-        if isinstance(module, _BatchNorm)
-        for buffer in ("running_mean", "running_var")
-    }
-    return {name for name, _ in network.named_buffers()} - statistics
+    return {name for name, _ in network.named_buffers() if not is_running_statistic(name)}

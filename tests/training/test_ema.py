@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from img2img.networks.layers import apply_spectral_norm
+from img2img.networks.stylegan3 import StyledConv2d
 from img2img.training.ema import Ema
 
 
@@ -35,6 +36,15 @@ def test_parameters_and_statistics_are_averaged_and_other_buffers_copied() -> No
     for key, value in expected.items():
         torch.testing.assert_close(got[key], value, rtol=1e-12, atol=1e-12)
     assert not average.networks["generator"].training
+
+
+def test_magnitudes_that_stylegan3_tracks_are_averaged() -> None:
+    torch.manual_seed(0)
+    conv = StyledConv2d(2, 3, 1, 4)
+    average = Ema({"generator": conv})
+    conv.running_magnitude.fill_(5)
+    average.update({"generator": conv}, 0.75)
+    assert average.networks["generator"].running_magnitude == 0.75 * 1 + 0.25 * 5
 
 
 def test_where_nothing_is_averaged_the_copy_holds_the_networks_memory() -> None:
