@@ -17,6 +17,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "Train a recipe on your pictures."),
     "translate": ("translate", "Translate a picture or a folder of pictures with a model."),
     "sample": ("sample", "Make new pictures with a model."),
+    "explore": ("explore", "Look into a generator: interpolations, mixed styles, neighbours."),
+    "project": ("project", "Find the latent whose picture is nearest to yours."),
     "evaluate": ("evaluate", "Measure pictures, or a model, against real pictures."),
     "compare": ("compare", "Put two metric cards side by side."),
     "weights": ("weights", "Bring in the weights of networks that measure."),

@@ -44,6 +44,19 @@ def json_option(command: AnyCommand) -> AnyCommand:
     )
 
 
+def truncation_options(command: AnyCommand) -> AnyCommand:
+    """--truncation and --centre"""
+    options = [
+        click.option("--truncation", type=float, metavar="PSI",
+                     help="Less variety, more fidelity: ψ of w in (0, 1], or without styles a threshold for z."),
+        click.option("--centre", type=click.Choice(["class", "global"]),
+                     help="Where w shrinks to: the mean of the class, or of all.  [class, where there are any]"),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def print_json(result: Mapping[str, Any]) -> None:
     """The one JSON object of --json on stdout; paths become texts and dataclasses objects."""
     click.echo(json.dumps(result, default=_plain, allow_nan=False))

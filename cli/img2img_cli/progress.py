@@ -94,10 +94,11 @@ class TrainProgress(Bar):
 
 
 class FolderProgress(Bar):
-    """Call it with (pictures done, pictures in all)."""
+    """Call it with (pictures done, pictures in all), or with `what` else is counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "images", unit: str = Bar.unit) -> None:
         super().__init__()
+        self._what, self.unit = what, unit
         self._started = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
@@ -106,7 +107,7 @@ class FolderProgress(Bar):
     def _line(self, done: int, total: int) -> str:
         rate = done / (time.monotonic() - self._started)
         left = (total - done) / rate / 60
-        return f"{done:,} of {total:,} images  {rate:.2f} images/s  {left:.0f} min to go"
+        return f"{done:,} of {total:,} {self._what}  {rate:.2f} {self._what}/s  {left:.0f} min to go"
 
 
 class PartProgress(Bar):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,42 @@ def save_image(
     options |= _srgb_tag(image.mode, name) | _quality_options(name, quality, compress_type)
     encoded = io.BytesIO()
     image.save(encoded, format=name, **options)
+    write_bytes(path, encoded.getbuffer(), sync=False)
+
+
+# Suffixes of files that show a sequence of frames; other formats, and .png, show one
+ANIMATED = (".gif", ".webp", ".apng")
+
+
+def save_animation(path: str | os.PathLike[str], frames: Sequence[np.ndarray], *, seconds: float) -> None:
+    """Write frames, (H, W, C) uint8 of one shape, as a picture that repeats them for ever; as atomic as save_image.
+
+    GIF keeps 256 colours a frame and whole hundredths of a second, WebP is lossless here, APNG always.
+
+    Args:
+        seconds: that each frame stays.
+
+    Raises:
+        UsageFault: the suffix is none of ANIMATED. Fault: the file cannot be written.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in ANIMATED:
+        raise UsageFault(path, f"no animation is known by the suffix '{suffix}'", f"Use one of {', '.join(ANIMATED)}")
+    name = "PNG" if suffix == ".apng" else format_of(path)
+    first, *rest = [
+        _to_pillow(frame[..., :3], frame[..., 3] if frame.shape[2] == 4 else None, name) for frame in frames
+    ]
+    options: dict[str, Any] = {"lossless": True} if name == "WEBP" else {}
+    encoded = io.BytesIO()
+    first.save(
+        encoded,
+        format=name,
+        save_all=True,
+        append_images=rest,
+        duration=round(1000 * seconds),
+        loop=0,
+        **options,
+    )
     write_bytes(path, encoded.getbuffer(), sync=False)
 
 

@@ -63,11 +63,14 @@ class Perceptual:
         Raises:
             ValueError: the shapes differ, or a side is too short for the network.
         """
+        return self.distance(a, b)
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """The same, and gradients pass to the pictures."""
         if a.shape != b.shape:
             raise ValueError(f"the pictures of a pair must have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
         return perceptual_distance(self.features(a), self.features(b), self._lin)
 
-    @torch.inference_mode()
     def features(self, images: Tensor) -> list[Tensor]:
         """The feature maps that are compared: (N, C, H, W) -> a (N, Ck, h, w) for each layer.
 

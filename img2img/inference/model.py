@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -29,10 +29,13 @@ from img2img.data.values import to_float, to_uint8, to_uint16
 from img2img.devices import choose_device, fastest_memory_format
 from img2img.draws import Draws
 from img2img.errors import Fault, ImageFault, UsageFault
+from img2img.inference.latents import AT_ONCE, Centre, LatentSpace
 from img2img.inference.memory import OutOfMemory, activation_bytes, available_bytes, is_out_of_memory
-from img2img.networks.layers import draw_latents
 from img2img.shipped import find_model
 from img2img.translators.unconditional import NoiseGenerator
+
+if TYPE_CHECKING:
+    from img2img.inference.projection import Projection
 
 Scale = Literal["auto", "trained", "native"] | float
 Label = str | int
@@ -46,8 +49,6 @@ LARGEST_USUAL_SCALE = 2.0
 _LARGEST_TRAINED_ASPECT = 8.0
 # Below this many input values (a megapixel of RGB) no network here comes near a machine's memory.
 _VALUES_WORTH_ASKING = 3 << 20
-# Noise is turned into pictures this many at a time, always, so that a picture does not depend on how many are wanted.
-_SAMPLES_AT_ONCE = 16
 # What a class is called that stands for any, in models trained with label dropout
 ANY_CLASS = "any"
 
@@ -95,6 +96,8 @@ class Model:
         self._networks = {name: network.to(memory_format=layout) for name, network in networks.items()}
         self._fatal_values: float = math.inf
         self._bytes_needed: dict[tuple[str, tuple[int, ...]], int] = {}
+        # class, or None for all, to the mean w that truncation contracts to; filled as it is wanted
+        self.style_centres: dict[int | None, Tensor] = {}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str = "auto", precision: str = "auto") -> Model:
@@ -310,25 +313,80 @@ class Model:
 
     # --- sampling ------------------------------------------------------------------------------------------------
 
-    def sample(self, count: int, *, label: Label | Sequence[Label] | None = None, seed: int = 0) -> list[Image.Image]:
+    def sample(
+        self,
+        count: int,
+        *,
+        label: Label | Sequence[Label] | None = None,
+        seed: int = 0,
+        truncation: float | None = None,
+        centre: Centre | None = None,
+    ) -> list[Image.Image]:
         """`count` new pictures. Picture i of a seed and label is the same whatever the count.
 
         Args:
             label: class name or index, or several, taken in turn; None takes all classes in turn.
+            truncation, centre: less variety for more fidelity, see latents.LatentSpace.
 
         Raises:
-            UsageFault: the model translates instead, or does not know the class.
+            UsageFault: the model translates instead, does not know the class, or a truncation that is none of its kind.
         """
-        return [to_pil(*_split_alpha(pixels)) for _, pixels in self.samples(count, label=label, seed=seed)]
+        made = self.samples(count, label=label, seed=seed, truncation=truncation, centre=centre)
+        return [to_pil(*_split_alpha(pixels)) for _, pixels in made]
 
     def samples(
-        self, count: int, *, label: Label | Sequence[Label] | None = None, seed: int = 0, start: int = 0
+        self,
+        count: int,
+        *,
+        label: Label | Sequence[Label] | None = None,
+        seed: int = 0,
+        start: int = 0,
+        truncation: float | None = None,
+        centre: Centre | None = None,
     ) -> Iterator[tuple[int | None, np.ndarray]]:
         """As `sample`, one after the other: (class index or None, (H, W, C) uint8), from number `start` on."""
         if count < 1:
             raise UsageFault("--count", f"{count} pictures", "Ask for at least one")
-        labels = self.class_indices(label)
-        return self._samples(range(start, start + count), labels, seed)
+        space = LatentSpace(self, seed=seed, label=label, truncation=truncation, centre=centre)
+        return self._samples(space, range(start, start + count))
+
+    def interpolate(
+        self,
+        first: int,
+        second: int,
+        steps: int = 8,
+        *,
+        label: Label | None = None,
+        seed: int = 0,
+        truncation: float | None = None,
+    ) -> list[Image.Image]:
+        """`steps` + 1 pictures on the way from sample number `first` of a seed and class to number `second`.
+
+        Args:
+            label: None is the first class.
+
+        Raises:
+            UsageFault: as sample.
+        """
+        from img2img.inference.explore import interpolate
+
+        space = LatentSpace(self, seed=seed, label=label or (0 if self.info.classes else None), truncation=truncation)
+        (frames,) = interpolate(space, [first, second], steps)
+        return [to_pil(*_split_alpha(pixels)) for pixels in frames]
+
+    def project(
+        self, image: Image.Image | str | os.PathLike[str], *, label: Label | None = None, steps: int = 500
+    ) -> Projection:
+        """The latent whose picture is nearest to `image`; projection.Projector has more to choose.
+
+        Raises:
+            UsageFault: the model makes no samples or does not know the class. Fault: the picture cannot be used.
+        """
+        from img2img.inference.projection import Projector, prepare_target
+
+        picture = open_image(_as_file(image) if isinstance(image, Image.Image) else image)
+        subject = "picture" if isinstance(image, Image.Image) else image
+        return Projector(self, prepare_target(self, picture, subject), label=label).run(steps)
 
     def generator(self) -> NoiseGenerator:
         """The network that makes samples, in float32: latents and labels to floats in [−1, 1].
@@ -347,24 +405,14 @@ class Model:
         wanted = [label] if isinstance(label, (str, int)) else list(label)
         return [self._class_index(item) for item in wanted]
 
-    def _samples(self, wanted: range, labels: Sequence[int], seed: int) -> Iterator[tuple[int | None, np.ndarray]]:
-        generator = self._networks["generator"]
-        for first in range(wanted.start - wanted.start % _SAMPLES_AT_ONCE, wanted.stop, _SAMPLES_AT_ONCE):
-            numbers = torch.arange(first, first + _SAMPLES_AT_ONCE)
-            z, draws = (Draws(seed, f"sample/{what}", numbers.to(self.device)) for what in ("z", "generator"))
-            classes = torch.tensor(labels)[numbers % len(labels)] if labels else None
-            with torch.inference_mode(), self._autocast():
-                images = generator(
-                    draw_latents(generator, z), None if classes is None else classes.to(self.device), draws
-                )
-                images = images.float().cpu()
-            if not bool(images.isfinite().all()):
-                raise Fault(
-                    self.path, "it made values that are not numbers", "Use --precision float32 or another model"
-                )
-            for number, image in zip(numbers.tolist(), images):
+    def _samples(self, space: LatentSpace, wanted: range) -> Iterator[tuple[int | None, np.ndarray]]:
+        for first in range(wanted.start - wanted.start % AT_ONCE, wanted.stop, AT_ONCE):
+            numbers = range(first, first + AT_ONCE)
+            codes = space.codes(numbers)
+            classes = [None] * AT_ONCE if codes.labels is None else codes.labels.tolist()
+            for number, label, pixels in zip(numbers, classes, space.pixels(codes)):
                 if number in wanted:
-                    yield (None if classes is None else int(classes[number - first])), to_uint8(image)
+                    yield label, pixels
 
     def _class_index(self, label: Label) -> int:
         classes = self.info.classes

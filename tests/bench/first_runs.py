@@ -28,7 +28,7 @@ from img2img.data.sources import Source, open_source
 from img2img.data.values import to_float, to_uint8
 from img2img.errors import Fault
 from img2img.inference.model import Model
-from img2img.inference.sampling import make_grid
+from img2img.inference.sheets import make_grid
 
 _BATCH = 32
 

@@ -31,7 +31,7 @@ from img2img.data.sources import open_source
 from img2img.data.values import to_float
 from img2img.errors import Fault
 from img2img.inference.model import Model
-from img2img.inference.sampling import make_grid
+from img2img.inference.sheets import make_grid
 
 NUM_MODES = 1000
 NUM_SAMPLES = 26_000

@@ -65,6 +65,10 @@ PACK = "data pack dcgan-small --set data.resolution=16"
 PACK_PAIRS = "data pack pix2pix-small --set data.resolution=16 --out pack"
 TRANSLATE = "translate --device cpu @translator.safetensors"
 SAMPLE = "sample --device cpu --count 3"
+EXPLORE = "explore interpolate --device cpu --steps 2"
+NEAR = "explore neighbours --device cpu --pictures 0-1 @sampler.safetensors"
+PROJECT = "project --device cpu --steps 2 @sampler.safetensors"
+LATENT = "sample --device cpu @sampler.safetensors --latent"
 EVALUATE = "evaluate --device cpu --no-card --resamples 0 --weights @squeezenet.safetensors"
 PARZEN = "bench parzen --device cpu --samples 4 --images"
 
@@ -634,6 +638,8 @@ MODEL_READERS = {
     "info": "models info MODEL",
     "translate": "translate --device cpu MODEL @flat out",
     "sample": f"{SAMPLE} MODEL --out out",
+    "explore": "explore truncation --device cpu MODEL",
+    "project": "project --device cpu MODEL @flat/00.png",
     "train": f"{DCGAN} --images @flat --out out --init MODEL",
     "export": "models export MODEL out.safetensors",
 }
@@ -1059,6 +1065,74 @@ ROWS = [
         "it has train.generators = 2, this run 1",
         "Set",
     ),
+    # a generator in use
+    Row("B8 ψ", f"{SAMPLE} @sampler.safetensors --truncation 0", 2, "--truncation: 0 is no threshold", "Give a"),
+    Row("B8 ψ of nothing", f"{SAMPLE} @sampler.safetensors --centre class", 2, "--centre: is of a", "Add --trunc"),
+    Row("B8 ψ of points", f"{SAMPLE} @points.safetensors --truncation 1", 2, "makes points", "See them"),
+    Row("B8 centre of z", f"{SAMPLE} @sampler.safetensors --truncation 1 --centre class", 2, "has no styles", "Leave"),
+    Row("B8 of no class", "sample --device cpu @dots.safetensors --per-class 3", 2, "knows no classes", "Use --count"),
+    Row(
+        "B8 of each class",
+        "sample --device cpu @sampler.safetensors --per-class 1 --class dog --truncation 0.5 --out 'ö 1'",
+        0,
+        "made 1 picture",
+        writes=("ö 1", "ö 1/dog", "ö 1/dog/000000.png"),
+    ),
+    Row("A11 grid", f"{SAMPLE} @sampler.safetensors --skip-existing --grid", 2, "needs all pictures", "Leave one"),
+    Row("A6 file: explore", f"{EXPLORE} @sampler.safetensors --out @file/a.png", 2, "@file: is a file", "Choose"),
+    Row("F10 explore", f"{EXPLORE} @sampler.safetensors --out 'ä b.gif'", 0, "wrote ä b.gif", writes=("ä b.gif",)),
+    Row("B8 explore a class", f"{EXPLORE} @sampler.safetensors --class dgo", 2, "has no class dgo", "Did you mean dog"),
+    Row("B8 explore a translator", f"{EXPLORE} @translator.safetensors", 2, "translates pictures", "Use img2img tr"),
+    Row("B8 explore points", f"{EXPLORE} @points.safetensors", 2, "makes points of a toy world", "See them"),
+    Row("B8 numbers", f"{EXPLORE} @dots.safetensors --pictures 1,b", 2, "--pictures: '1,b' names no", "Give their"),
+    Row("B8 across", f"{EXPLORE} @sampler.safetensors --across-classes", 2, "has no styles", "Use interpolate"),
+    Row("B8 mix", "explore mix --device cpu @sampler.safetensors", 2, "has no styles", "Use interpolate"),
+    Row("B8 noise", "explore variation --device cpu @dots.safetensors", 2, "nothing is random", "Use a generator"),
+    Row("B8 ψ side by side", "explore truncation --device cpu @dots.safetensors --values 1,-1", 2, "no threshold", ""),
+    Row("B8 sum", "explore arithmetic --device cpu @dots.safetensors --expr '1 /'", 2, "is no sum", "Write it as"),
+    Row(
+        "B8 sum of classes",
+        "explore arithmetic --device cpu @sampler.safetensors --expr '1 + 2'",
+        2,
+        "do not add up",
+        "Name one, such as --class cat",
+    ),
+    Row("D7 empty: neighbours", f"{NEAR} @empty", 2, "@empty: no images in it", "Check the path"),
+    Row("C1 neighbours", f"{NEAR} -k 2 @only-bad", 2, "empty.png: is empty", "Copy it again"),
+    Row("B8 neighbours", f"{NEAR} @few -k 4", 2, "@few has 3 pictures, not 4", "Use -k 3"),
+    Row("B8 neighbours by name", f"{NEAR} @few -k 2 --extractor vgg", 2, "'vgg' is unknown", "Did you mean vgg16"),
+    Row(
+        "B8 no weights: neighbours",
+        f"{NEAR} @few -k 2 --extractor vgg16",
+        2,
+        "its weights are not here",
+        "weights fetch",
+    ),
+    Row(
+        "B8 neighbours of a network",
+        f"{NEAR} @few -k 2 --weights @squeezenet.safetensors",
+        0,
+        "nearest is",
+        writes=("neighbours.png",),
+    ),
+    Row("F10 project", f"{PROJECT} @flat/00.png --out 'ö 1'", 0, "levels of 255", writes=("ö 1", "ö 1/*")),
+    Row("A6 file: project", f"{PROJECT} @flat/00.png --out @file", 2, "@file: is a file", "Choose another"),
+    Row("C2 project", f"{PROJECT} @broken/page.jpg", 1, "begins like HTML", "Convert it"),
+    Row("D7 project", f"{PROJECT} @nowhere.png", 2, "@nowhere.png: no such file", "Check the path"),
+    Row("B8 project's class", f"{PROJECT} @flat/00.png --class dgo", 2, "has no class dgo", "Did you mean dog"),
+    Row("B8 project's space", f"{PROJECT} @flat/00.png --space w", 2, "is not projected into w", "Use z"),
+    Row("B8 project's eye", f"{PROJECT} @flat/00.png --perceptual vgg", 2, "'vgg' is unknown", "Did you mean vgg16"),
+    Row("B8 project small", f"{PROJECT} @flat/00.png --weights @squeezenet.safetensors", 2, "needs sides of 21", "Lea"),
+    Row(
+        "B8 project a translator",
+        "project --device cpu @translator.safetensors @flat/00.png",
+        2,
+        "translates pictures",
+        "Use img2img translate",
+    ),
+    Row("B8 no latent", f"{LATENT} @sampler.safetensors", 2, "holds no latent", "Give a latent.safetensors"),
+    Row("E1 latent", f"{LATENT} @payloads/plain.pth", 2, "@payloads/plain.pth: ", "Ask for a .safetensors"),
+    Row("B8 latent and class", f"{LATENT} @sampler.safetensors --class cat", 2, "stands beside --latent", "Leave one"),
     # usage
     Row("F4 command", "trian", 2, "there is no command 'trian'", "Did you mean train?"),
     Row("F4 recipe", "recipes show pix2pik", 2, "recipe pix2pik: there is no such recipe", "Did you mean pix2pix"),

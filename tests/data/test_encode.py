@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
 
 from img2img.data.decode import open_image
-from img2img.data.encode import WRITABLE, format_of, save_image
+from img2img.data.encode import ANIMATED, WRITABLE, format_of, save_animation, save_image
 from img2img.errors import Fault, UsageFault
 
 RANDOM = np.random.default_rng(0)
@@ -195,3 +195,30 @@ def test_unwritable_places(tmp_path: Path) -> None:
         with pytest.raises(Fault, match="cannot be written") as caught:
             save_image(path, noise(4, 4, 3))
         assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("suffix", ANIMATED)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_an_animation_holds_every_frame(suffix: str, channels: int, tmp_path: Path) -> None:
+    frames = [np.full((6, 8, channels), level, np.uint8) for level in (0, 100, 200)]
+    for frame in frames if channels == 4 else ():
+        frame[..., 3] = 255
+    save_animation(tmp_path / f"a{suffix}", frames, seconds=0.05)
+    with Image.open(tmp_path / f"a{suffix}") as animation:
+        assert animation.n_frames == 3  # type: ignore[attr-defined]
+        assert animation.info["loop"] == 0
+        for index, frame in enumerate(frames):
+            animation.seek(index)
+            shown = np.asarray(animation.convert("RGB"))
+            assert np.abs(shown.astype(int) - frame[..., :1]).max() <= 1
+            if suffix != ".webp":  # Pillow tells WebP's durations only while it decodes
+                assert round(animation.info["duration"]) == 50
+
+
+def test_what_is_no_animation(tmp_path: Path) -> None:
+    frames = [np.zeros((4, 4, 3), np.uint8)]
+    with pytest.raises(UsageFault, match=r"Use one of \.gif"):
+        save_animation(tmp_path / "a.png", frames, seconds=0.1)
+    with pytest.raises(Fault):
+        save_animation(tmp_path / "nowhere" / "a.gif", frames, seconds=0.1)
+    assert list(tmp_path.iterdir()) == []

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from img2img.errors import UsageFault
 from img2img.inference.model import Model
-from img2img.inference.sampling import make_grid, write_samples
+from img2img.inference.sampling import write_samples
 
 
 def test_single_files_and_a_grid(model_files: dict[str, Path], tmp_path: Path) -> None:
@@ -50,11 +49,53 @@ def test_out_in_the_place_of_a_file(model_files: dict[str, Path], tmp_path: Path
         write_samples(Model.load(model_files["dcgan"], "cpu"), tmp_path / "out", 1)
 
 
-def test_grid_places_pictures() -> None:
-    black, grey = np.zeros((2, 3, 1), np.uint8), np.full((2, 3, 1), 7, np.uint8)
-    sheet = make_grid([[black, grey], [grey]])
-    assert sheet.shape == (6, 8, 1)
-    assert np.array_equal(sheet[:2, 5:], grey)
-    assert np.array_equal(sheet[4:, :3], grey)
-    assert (sheet[2:4] == 255).all()
-    assert (sheet[4:, 3:] == 255).all()
+def test_class_folders_even_for_one_class(model_files: dict[str, Path], tmp_path: Path) -> None:
+    model = Model.load(model_files["cgan"], "cpu")
+    written = write_samples(model, tmp_path / "out", 2, label="dog", class_folders=True)
+    assert [str(path.relative_to(tmp_path / "out")) for path in written] == ["dog/000000.png", "dog/000001.png"]
+    with pytest.raises(UsageFault, match="Use --count"):
+        write_samples(Model.load(model_files["dcgan"], "cpu"), tmp_path / "none", 2, class_folders=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_that_was_stopped_goes_on_and_ends_in_the_same_files(
+    model_files: dict[str, Path], tmp_path: Path
+) -> None:
+    model = Model.load(model_files["cgan"], "cpu")
+    expected = [path.read_bytes() for path in write_samples(model, tmp_path / "whole", 40)]
+
+    def stop(done: int, total: int) -> None:
+        if done == 21:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_samples(model, tmp_path / "out", 40, progress=stop)
+    made = sorted((tmp_path / "out").rglob("*"))
+    pictures = [path for path in made if path.is_file()]
+    assert 21 <= len(pictures) < 40
+    assert all(path.suffix == ".png" for path in pictures)
+    Image.open(pictures[0]).verify()
+    victim, kept = pictures[3], pictures[4]
+    victim.write_bytes(victim.read_bytes()[:-20])  # as after a power failure
+    before = kept.stat().st_mtime_ns
+    reports: list[tuple[int, int]] = []
+    paths = write_samples(
+        model, tmp_path / "out", 40, skip_existing=True, progress=lambda *report: reports.append(report)
+    )
+    assert [path.read_bytes() for path in paths] == expected
+    assert kept.stat().st_mtime_ns == before
+    assert [done for done, _ in reports] == list(range(len(pictures), 41))
+    assert write_samples(model, tmp_path / "out", 40, skip_existing=True, progress=stop) == paths
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"truncation": 0.1}, {"label": "cat"}])
+def test_other_pictures_are_not_gone_on_with(
+    change: dict[str, object], model_files: dict[str, Path], tmp_path: Path
+) -> None:
+    model = Model.load(model_files["cgan"], "cpu")
+    write_samples(model, tmp_path, 3, label="dog")
+    with pytest.raises(UsageFault, match="is not what this model makes"):
+        write_samples(model, tmp_path, 9, skip_existing=True, **{"label": "dog", **change})  # type: ignore[arg-type]
+    assert len(list(tmp_path.glob("*.png"))) == 3
+    with pytest.raises(UsageFault, match="needs all pictures"):
+        write_samples(model, tmp_path, 9, skip_existing=True, grid=True)
