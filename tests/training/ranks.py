@@ -19,6 +19,8 @@ from img2img.training.prepare import prepare, step_batches
 
 # nothing here mixes the samples of a batch
 SETTINGS = {
+    "growing": {"discriminator.minibatch_std": False, "growth.max_batch": 16, "train.kimg": 0.04},
+    "styles": {"discriminator.minibatch_std": False},
     "unconditional": {
         "generator.norm": "layer",
         "loss.penalties": ["r1", "gradient_penalty"],

@@ -1,4 +1,4 @@
-"""Tiny data and configurations of all four families, for tests that train in fractions of a second."""
+"""Tiny data and configurations of all families, for tests that train in fractions of a second."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ COMMON: dict[str, Any] = {
 }
 NOISE = {"generator.width": 4, "generator.max_width": 8, "generator.latent_dim": 8}
 CRITIC = {"discriminator.width": 4, "discriminator.max_width": 8}
+CHANNELS = {
+    f"{player}.{key}": value
+    for player in ("generator", "discriminator")
+    for key, value in (("channel_base", 64), ("max_width", 8))
+}
 # name -> (recipe, option of the data, settings)
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "unconditional": (
@@ -58,6 +63,31 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "discriminator.width": 4,
             "discriminator.layers": 1,
             "train.image_pool": 5,
+        },
+    ),
+    # 4, 8 and 16 pixels; states are saved at 8 images, in the first fade, at 12, and at 18, in the second
+    "growing": (
+        "progan-small",
+        "images",
+        {
+            **CHANNELS,
+            "generator.latent_dim": 8,
+            "growth.start": 4,
+            "growth.stable_kimg": 0.004,
+            "growth.fade_kimg": 0.006,
+            "growth.max_batch": 4,
+        },
+    ),
+    # noise, mixed styles and a running mean of path lengths
+    "styles": (
+        "stylegan2-small",
+        "images",
+        {
+            **CHANNELS,
+            "generator.latent_dim": 8,
+            "generator.w_dim": 8,
+            "generator.mapping_layers": 1,
+            "loss.penalties.path_length.every": 3,
         },
     ),
 }
