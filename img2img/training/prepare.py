@@ -159,13 +159,20 @@ def prepare(config: Config, data: DataPaths, precision: Precision, world: World,
 def _open_data(config: Config, data: DataPaths, known_classes: tuple[str, ...]) -> Source | PointSource:
     if data.worlds:
         return PointSource([find_world(name) for name in data.worlds])
-    return open_configured(
+    source = open_configured(
         config,
         data,
         direction=config.data.direction,
         class_names=known_classes or None,
         progress=_tell_every(_SECONDS_BETWEEN_COUNTS),
     )
+    if source.classes and len(source.classes) >= source.count("image"):
+        raise UsageFault(
+            "--classes",
+            f"{data.classes} has {len(source.classes)} classes for {source.count('image')} pictures",
+            "Put several pictures into each class, or train without classes by --images",
+        )
+    return source
 
 
 def _differences(found: NetworkSpec | None, wanted: NetworkSpec) -> str:

@@ -55,6 +55,7 @@ _NOISE = f"{_SMALL} --set generator.max_width=8 --set generator.latent_dim=8 --s
 BENCH = f"bench speed dcgan-small {_NOISE} --steps 1 --warm-up 0"
 DCGAN = f"train dcgan-small {_NOISE} --set train.kimg=0.004"
 CGAN = f"train cgan-small {_NOISE} --set train.kimg=0.004"
+PROGAN = "train progan-small --images @flat --dry-run"
 PIX2PIX = f"train pix2pix-small {_SMALL} --set generator.depth=3 --set discriminator.layers=1"
 CYCLEGAN = f"train cyclegan-small {_SMALL} --set generator.blocks=1 --set discriminator.layers=1"
 POINTS = (
@@ -486,6 +487,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     fill(root / "classes", ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"])
     fill(root / "misspelled", ["cat/1.png", "cat/2.png", "dgo/1.png", "dgo/2.png"])
     fill(root / "one-class", ["cat/1.png"])
+    fill(root / "ones", ["cat/1.png", "dog/1.png"])
     fill(root / "empty-class", ["cat/1.png"])
     fill(root / "loose", ["cat/1.png", "dog/1.png", "stray.png"], seed=80)
     (root / "empty-class" / "dog").mkdir()
@@ -769,6 +771,20 @@ ROWS = [
         "Did you mean dog?",
     ),
     Row("D8 sample a class", f"{SAMPLE} @sampler.safetensors --class dgo", 2, "has no class dgo", "Did you mean dog?"),
+    Row("growth too long", f"{PROGAN} --set train.kimg=20", 2, "growing from 8 to 64", "growth.stable_kimg"),
+    Row("growth from nowhere", f"{PROGAN} --set growth.start=24", 2, "growth.start: 24 is not half", "Use 4 or 8"),
+    Row("growth of what cannot", f"{PROGAN} --set generator=dcgan", 2, "dcgan cannot grow", "growth.start=0"),
+    Row(
+        "no such size",
+        f"{PROGAN} --set data.resolution=100",
+        2,
+        "data.resolution: [100, 100]",
+        "[96, 96] or [112, 112]",
+    ),
+    Row(
+        "classes told by nobody", f"{CGAN} --classes @classes --set loss.classification=1", 2, "tells no classes", "Set"
+    ),
+    Row("D8 classes of one", f"{CGAN} --classes @ones --dry-run", 2, "2 classes for 2 pictures", "several pictures"),
     Row("D8 wrong kind", f"{CGAN} --images @flat --dry-run", 2, "learns from classes, not", "Give --classes DIR"),
     # pairs
     *each(PAIR_READERS, "D9 partners missing", "@flat @ten", 2, "2 only in", "data.pairs_policy=intersect"),
