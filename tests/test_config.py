@@ -41,6 +41,12 @@ from img2img.config_keys import plain_number
 from img2img.errors import Faults, UsageFault
 
 RECIPES = (
+    "acgan",
+    "acgan-small",
+    "biggan",
+    "biggan-deep",
+    "biggan-deep-small",
+    "biggan-small",
     "cgan",
     "cgan-projection",
     "cgan-projection-small",
@@ -50,11 +56,33 @@ RECIPES = (
     "dcgan",
     "dcgan-small",
     "dcgan-stacked-mnist",
+    "gan-mlp",
+    "gan-mlp-small",
     "gan-mnist",
     "pix2pix",
     "pix2pix-small",
     "points",
     "points-recommended",
+    "progan",
+    "progan-small",
+    "r3gan",
+    "r3gan-small",
+    "sagan",
+    "sagan-small",
+    "sngan",
+    "sngan-small",
+    "stylegan",
+    "stylegan-small",
+    "stylegan2",
+    "stylegan2-ada",
+    "stylegan2-ada-small",
+    "stylegan2-small",
+    "stylegan3-r",
+    "stylegan3-r-small",
+    "stylegan3-t",
+    "stylegan3-t-small",
+    "wgan-gp",
+    "wgan-gp-small",
 )
 MINIMAL = 'translator = "pix2pix"\ngenerator = "unet"\ndiscriminator = "patch"\n'
 
@@ -145,7 +173,7 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(UsageFault, match="Did you mean cyclegan") as caught:
         load_recipe("cycelgan")
     assert caught.value.exit_code == 2
-    with pytest.raises(UsageFault, match="Use one of cgan"):
+    with pytest.raises(UsageFault, match="recipes list"):
         load_recipe("../../etc/passwd")
 
 
@@ -176,7 +204,7 @@ def test_a_complete_file_and_a_recipe_exclude_each_other(tmp_path: Path) -> None
 
 def test_neither_recipe_nor_file() -> None:
     (line,) = faults_of(recipe=None)
-    assert line.startswith("RECIPE: is missing. Name one of cgan,")
+    assert line.startswith("RECIPE: is missing. Name one (`img2img recipes list`")
 
 
 def test_a_file_without_names_says_what_is_missing(tmp_path: Path) -> None:

@@ -272,6 +272,7 @@ def test_no_name_becomes_a_part_of_the_report(tmp_path: Path) -> None:
     evil = '"><img src=x onerror=alert(1)><script>alert(2)<'
     for name in (evil, f"{evil}2"):
         picture(tmp_path / "in" / name / f"{name}.png", 0)
+        picture(tmp_path / "in" / name / f"{name}1.png", 1)
     run = tmp_path / f"run {evil}"
     result = invoke("train", "cgan-small", "--classes", str(tmp_path / "in"), "--out", str(run), *TINY)
     assert result.exit_code == 0, result.output

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,8 @@ from img2img.networks.arguments import (
     check_conditioning,
     check_whole,
 )
-from img2img.networks.layers import PRIORS, check_condition, fill_normal, make_embedding, without_autocast
+from img2img.networks.convolution import conv2d
+from img2img.networks.layers import PRIORS, check_condition, fill_normal, make_embedding
 from img2img.networks.resample import fir_downsample, fir_upsample
 from img2img.networks.resolution import level_widths, split_resolution
 
@@ -97,82 +98,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         inside = F.leaky_relu(self.widen(x), LEAKY_SLOPE, inplace=True)
-        inside = F.leaky_relu(grouped_conv(self.group, inside), LEAKY_SLOPE, inplace=True)
+        group = self.group
+        inside = conv2d(inside, group.weight, group.bias, padding=1, groups=group.groups)
+        inside = F.leaky_relu(inside, LEAKY_SLOPE, inplace=True)
         return x + self.narrow(inside)
-
-
-def grouped_conv(conv: nn.Conv2d, images: Tensor) -> Tensor:
-    """conv(images), for a 3×3 convolution in groups with padding 1, fast in its second derivative too.
-
-    torch's own takes the groups one by one there, which R1 and R2 feel.
-    """
-    device = images.device.type
-    lowers = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if lowers else images.dtype
-    with without_autocast(images.device):
-        result: Tensor = _Conv.apply(images.to(dtype), conv.weight.to(dtype), conv.groups)
-    return result if conv.bias is None else result + conv.bias.to(dtype)[:, None, None]
-
-
-# Each is linear in both of its tensors, and every derivative of one is another of the three: with y = W ∗ x,
-# <g, W ∗ x> = <Wᵀ ∗ g, x> = <g ⋆ x, W>.
-
-
-class _Conv(torch.autograd.Function):
-    """(x, W) -> y."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, groups: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.groups = groups
-        return F.conv2d(x, weight, padding=1, groups=groups)
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, weight = ctx.saved_tensors
-        by_x = _ConvInput.apply(slope, weight, ctx.groups) if ctx.needs_input_grad[0] else None
-        by_weight = _ConvWeight.apply(slope, x, ctx.groups) if ctx.needs_input_grad[1] else None
-        return by_x, by_weight, None
-
-
-class _ConvInput(torch.autograd.Function):
-    """(y's slope, W) -> x's slope."""
-
-    @staticmethod
-    def forward(ctx: Any, slope: Tensor, weight: Tensor, groups: int) -> Tensor:
-        ctx.save_for_backward(slope, weight)
-        ctx.groups = groups
-        return F.conv_transpose2d(slope, weight, padding=1, groups=groups)
-
-    @staticmethod
-    def backward(ctx: Any, x: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        slope, weight = ctx.saved_tensors
-        by_slope = _Conv.apply(x, weight, ctx.groups) if ctx.needs_input_grad[0] else None
-        by_weight = _ConvWeight.apply(slope, x, ctx.groups) if ctx.needs_input_grad[1] else None
-        return by_slope, by_weight, None
-
-
-class _ConvWeight(torch.autograd.Function):
-    """(y's slope, x) -> W's slope."""
-
-    @staticmethod
-    def forward(ctx: Any, slope: Tensor, x: Tensor, groups: int) -> Tensor:
-        ctx.save_for_backward(slope, x)
-        ctx.groups = groups
-        weight = x.new_empty(slope.shape[1], x.shape[1] // groups, 3, 3)  # for its shape
-        ones, mask = [1, 1], [False, True, False]
-        by_all = torch.ops.aten.convolution_backward(
-            slope, x, weight, None, ones, ones, ones, False, [0, 0], groups, mask
-        )
-        result: Tensor = by_all[1]
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        slope, x = ctx.saved_tensors
-        by_slope = _Conv.apply(x, weight, ctx.groups) if ctx.needs_input_grad[0] else None
-        by_x = _ConvInput.apply(slope, weight, ctx.groups) if ctx.needs_input_grad[1] else None
-        return by_slope, by_x, None
 
 
 class R3GANGenerator(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from img2img.networks import convolution
 from img2img.networks.convolution import conv2d, conv_transpose2d
@@ -78,3 +78,18 @@ def test_gradients_that_nobody_asked_for_are_not_computed(monkeypatch: pytest.Mo
     outputs = conv2d(images, weight).square().sum()
     torch.autograd.grad(outputs, images, create_graph=True)
     assert calls == []
+
+
+@pytest.mark.parametrize("groups", [1, 3, 6])
+def test_grouped_convolution_to_the_third_order(groups: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 6, 3, padding=1, groups=groups).double()
+    x = torch.randn(2, 6, 4, 5, dtype=torch.float64, requires_grad=True)
+
+    def answers(y: torch.Tensor) -> list[torch.Tensor]:
+        (first,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.pow(2).sum(), x, create_graph=True)
+        return [y, first, second, *torch.autograd.grad(second.pow(2).sum(), [x, *conv.parameters()])]
+
+    for got, expected in zip(answers(conv2d(x, conv.weight, conv.bias, padding=1, groups=groups)), answers(conv(x))):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)

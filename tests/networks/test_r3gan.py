@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from img2img.errors import UsageFault
-from img2img.networks.r3gan import R3GANDiscriminator, R3GANGenerator, ResidualBlock, grouped_conv
+from img2img.networks.r3gan import R3GANDiscriminator, R3GANGenerator, ResidualBlock
 from img2img.networks.resample import fir_upsample
 
 
@@ -140,20 +140,6 @@ class TestConditioning:
 
 
 class TestDerivatives:
-    @pytest.mark.parametrize("groups", [1, 3, 6])
-    def test_grouped_convolution_to_the_third_order(self, groups: int) -> None:
-        torch.manual_seed(0)
-        conv = nn.Conv2d(6, 6, 3, padding=1, groups=groups).double()
-        x = torch.randn(2, 6, 4, 5, dtype=torch.float64, requires_grad=True)
-
-        def answers(y: torch.Tensor) -> list[torch.Tensor]:
-            (first,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
-            (second,) = torch.autograd.grad(first.pow(2).sum(), x, create_graph=True)
-            return [y, first, second, *torch.autograd.grad(second.pow(2).sum(), [x, *conv.parameters()])]
-
-        for got, expected in zip(answers(grouped_conv(conv, x)), answers(conv(x))):
-            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
-
     def test_generator(self) -> None:
         torch.manual_seed(0)
         generator = awaken(
