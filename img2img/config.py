@@ -532,7 +532,7 @@ def recipe_text(name: str) -> str:
     names = recipe_names()
     if name not in names:
         near = nearest(name, names)
-        mend = f"Did you mean {' or '.join(near)}?" if near else f"Use one of {', '.join(names)}"
+        mend = f"Did you mean {' or '.join(near)}?" if near else "`img2img recipes list` lists them"
         raise UsageFault(f"recipe {name}", "there is no such recipe", mend)
     return files("img2img.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
@@ -568,7 +568,7 @@ def resolve(
     faults: list[Fault] = []
     if recipe is None and config_file is None:
         faults.append(
-            UsageFault("RECIPE", "is missing", f"Name one of {', '.join(recipe_names())}, or give --config FILE")
+            UsageFault("RECIPE", "is missing", "Name one (`img2img recipes list` lists them), or give --config FILE")
         )
     if recipe is not None:
         try:
