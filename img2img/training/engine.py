@@ -519,10 +519,10 @@ class Engine:
             self.monitors.add(values)
 
     def watch_weights(self) -> None:
-        """Note the largest singular value among each network's weights."""
+        """Note the largest singular values among each network's weights."""
         for player in self.players.values():
             for name, network in player.networks.items():
-                self.monitors.add({f"{name}_spectral_norm": largest_of(network)})
+                self.monitors.add({f"{name}_{key}": value for key, value in largest_of(network).items()})
 
     def _discriminator_step(self, batches: Sequence[Batch], outputs: Sequence[Outputs], number: int) -> None:
         steps = [Step(self, "discriminator", batch, made) for batch, made in zip(batches, outputs)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from img2img.networks.layers import filter_matrices
 
@@ -41,7 +42,18 @@ def _direction_and_length(vectors: Tensor) -> tuple[Tensor, Tensor]:
     return functional.normalize(vectors, dim=-2), torch.linalg.vector_norm(vectors, dim=-2, keepdim=True)
 
 
-def largest_of(network: nn.Module) -> Tensor:
-    """The largest singular value among the weights of `network` (a convolution's as one filter a row), a scalar."""
-    values = [largest_singular_value(matrix).max() for matrix in filter_matrices(network)]
-    return torch.stack(values).max() if values else torch.zeros(())
+def largest_of(network: nn.Module) -> dict[str, Tensor]:
+    """The largest singular values among the weights of `network` (a convolution's as one filter a row), scalars.
+
+    "spectral_norm" is that of the weights as they are used. Where spectral normalisation holds that at one,
+    "raw_spectral_norm" is that of the weights that it divides, whose growth tells of a game that is going wrong (Brock et
+    al. 2018, arXiv:1809.11096, section 4).
+    """
+    used = [largest_singular_value(matrix).max() for matrix in filter_matrices(network)]
+    found = {"spectral_norm": torch.stack(used).max() if used else torch.zeros(())}
+    raw = [
+        largest_singular_value(layer.parametrizations.weight.original.flatten(1))  # type: ignore[operator, union-attr]
+        for layer in network.modules()
+        if parametrize.is_parametrized(layer, "weight") and isinstance(layer, nn.Conv2d | nn.Linear)
+    ]
+    return found | ({"raw_spectral_norm": torch.stack(raw).max()} if raw else {})
