@@ -283,8 +283,9 @@ class Consensus(Penalty):
     def terms(self, game: Game) -> dict[str, Tensor]:
         terms = {}
         for player, loss in (("discriminator", game.discriminator_loss()), ("generator", game.generator_loss())):
-            gradients = torch.autograd.grad(loss, game.parameters(player), create_graph=True)
-            squares = torch.stack([gradient.square().sum() for gradient in gradients])
+            # of a network that grows some layers have no part
+            gradients = torch.autograd.grad(loss, game.parameters(player), create_graph=True, allow_unused=True)
+            squares = torch.stack([gradient.square().sum() for gradient in gradients if gradient is not None])
             terms[f"{player}_gradient"] = 0.5 * squares.sum() / game.members
         return terms
 

@@ -31,6 +31,7 @@ from img2img.draws import Draws
 from img2img.errors import Fault, ImageFault, UsageFault
 from img2img.inference.latents import AT_ONCE, Centre, LatentSpace
 from img2img.inference.memory import OutOfMemory, activation_bytes, available_bytes, is_out_of_memory
+from img2img.networks.growing import Growing
 from img2img.shipped import find_model
 from img2img.translators.unconditional import NoiseGenerator
 
@@ -492,9 +493,17 @@ def _check_usable(path: str | os.PathLike[str], info: ModelInfo, networks: Mappi
             and getattr(generator, "num_classes", None) in (len(info.classes), len(info.classes) + bool(info.classes))
             and getattr(generator, "out_channels", None) == info.channels.get("image")
             and (info.task == "points" or getattr(generator, "members", 1) == 1)
+            and _size_of(generator, info) == info.resolution
         )
     if not sound:
         raise UsageFault(path, "its description does not fit its networks", "Use the version of img2img that wrote it")
+
+
+def _size_of(generator: nn.Module | None, info: ModelInfo) -> tuple[int, ...]:
+    """(height, width) of what the generator makes now."""
+    size = info.networks["generator"].arguments.get("resolution", info.resolution)
+    halvings = generator.num_levels - 1 - generator.level if isinstance(generator, Growing) else 0
+    return tuple(side >> halvings for side in size)
 
 
 def parse_scale(text: str) -> Scale:

@@ -29,9 +29,8 @@ from img2img.networks.arguments import (
     check_whole,
 )
 from img2img.networks.attention import SelfAttention
-from img2img.networks.layers import PRIORS, apply_spectral_norm, init_orthogonal, make_embedding
+from img2img.networks.layers import CONDITIONINGS, PRIORS, apply_spectral_norm, init_orthogonal, make_embedding
 from img2img.networks.residual import (
-    CONDITIONINGS,
     DiscriminatorBlock,
     GeneratorBlock,
     PoolingDiscriminator,

@@ -1,6 +1,6 @@
 """torch's convolutions, with second derivatives as fast as the first.
 
-Where a gradient is differentiated again, as for R1 and the path length, torch 2.15 computes the slope of a weight
+Where a gradient is differentiated again, as for R1 and the path length, torch 2.14 computes the slope of a weight
 gradient as a convolution whose kernel is a whole image, and that of a grouped convolution group by group. Here it is
 made of the same three functions as the first derivative: a convolution, its adjoint, and the gradient of a weight.
 R1 of StyleGAN2's discriminator at 64² took 4.7 times as long as its first derivative with torch's, on one busy core in

@@ -182,7 +182,7 @@ def _constants(
 def convolving_is_faster(planes: Tensor) -> bool:
     """Than multiplying by matrices.
 
-    Measured with torch 2.15 on one core of a Xeon with AMX, memory in channels_last: double, LeakyReLU, halve with 12
+    Measured with torch 2.14 on one core of a Xeon with AMX, memory in channels_last: double, LeakyReLU, halve with 12
     taps, forward and backward, in ms of a busy machine, matrices against depthwise convolutions:
 
         images, channels, side   float32      bfloat16

@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 from img2img.networks.arguments import check_number, check_whole
 
+GROWN = ("level", "alpha")  # constructor arguments that say how far a network has grown
+
 
 class Growing(nn.Module):
     """A network that works at one of several sizes, and fades a new one in.
 
-    All levels' layers exist from the start; those that have no part get no gradient. (A mix-in: call start_growing
-    after the constructor of nn.Module.)
+    All levels' layers exist from the start; those that have no part get no gradient from what is made or judged. (A
+    mix-in: call start_growing after the constructor of nn.Module.)
 
     Attributes:
         num_levels: sizes; level l has the base rectangle × 2^l.

@@ -272,6 +272,9 @@ class MinibatchDiscrimination(nn.Module):
 _MIXING = {_BatchNorm: "norm", MinibatchStd: "minibatch_std", MinibatchDiscrimination: "minibatch_discrimination"}
 
 
+CONDITIONINGS = ("none", "projection", "classifier")  # of most discriminators; some offer others
+
+
 def check_condition(conditioning: str, condition: Tensor | None) -> None:
     """A discriminator is given labels where it is conditioned by classes; for "classifier" it may go without."""
     if conditioning != "classifier":

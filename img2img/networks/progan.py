@@ -31,8 +31,9 @@ from img2img.networks.equalized import (
     pixel_norm,
 )
 from img2img.networks.growing import Growing
+from img2img.networks.layers import CONDITIONINGS
 from img2img.networks.resample import average_downsample, repeat_upsample
-from img2img.networks.styles import CONDITIONINGS, DiscriminatorHead, check_channels, level_channels
+from img2img.networks.styles import DiscriminatorHead, check_channels, level_channels
 
 
 class PixelNormConv2d(LeakyConv2d):

@@ -32,13 +32,12 @@ from img2img.networks.arguments import (
     check_whole,
 )
 from img2img.networks.convolution import conv2d
-from img2img.networks.layers import PRIORS, check_condition, fill_normal, make_embedding
+from img2img.networks.equalized import LEAKY_SLOPE
+from img2img.networks.layers import CONDITIONINGS, PRIORS, check_condition, fill_normal, make_embedding
 from img2img.networks.resample import fir_downsample, fir_upsample
 from img2img.networks.resolution import level_widths, split_resolution
 
-CONDITIONINGS = ("none", "projection", "classifier")
-LEAKY_SLOPE = 0.2
-LEAKY_GAIN = math.sqrt(2 / (1 + LEAKY_SLOPE**2))  # keeps the mean square through a LeakyReLU (He et al. 2015)
+HE_GAIN = math.sqrt(2 / (1 + LEAKY_SLOPE**2))  # keeps the mean square through a LeakyReLU (He et al. 2015)
 
 
 def check_common(width: int, max_width: int, blocks: int, expansion: int, group_width: int, num_classes: int) -> None:
@@ -93,7 +92,7 @@ class ResidualBlock(nn.Module):
         self.group = nn.Conv2d(inside, inside, 3, padding=1, groups=inside // group_width)
         self.narrow = nn.Conv2d(inside, channels, 1, bias=False)
         for layer in (self.widen, self.group):
-            fill_scaled(layer, LEAKY_GAIN * depth**-0.25)
+            fill_scaled(layer, HE_GAIN * depth**-0.25)
         nn.init.zeros_(self.narrow.weight)
 
     def forward(self, x: Tensor) -> Tensor:

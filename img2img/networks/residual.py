@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from img2img.networks.layers import check_condition, make_embedding, make_norm
 
-CONDITIONINGS = ("none", "projection", "classifier")
-
 
 def double(images: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, C, 2H, 2W), each pixel four times."""

@@ -28,8 +28,8 @@ from img2img.networks.arguments import (
     check_whole,
 )
 from img2img.networks.attention import SelfAttention
-from img2img.networks.layers import NORMS, PRIORS, ConditionalBatchNorm, apply_spectral_norm
-from img2img.networks.residual import CONDITIONINGS, DiscriminatorBlock, GeneratorBlock, PoolingDiscriminator
+from img2img.networks.layers import CONDITIONINGS, NORMS, PRIORS, ConditionalBatchNorm, apply_spectral_norm
+from img2img.networks.residual import DiscriminatorBlock, GeneratorBlock, PoolingDiscriminator
 from img2img.networks.resolution import attention_level, level_widths, split_resolution
 
 POOLINGS = ("sum", "mean")

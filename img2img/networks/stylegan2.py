@@ -26,10 +26,10 @@ from img2img.networks.arguments import (
 )
 from img2img.networks.convolution import conv2d
 from img2img.networks.equalized import LEAKY_GAIN, LEAKY_SLOPE, EqualizedConv2d, EqualizedLinear, LeakyConv2d
-from img2img.networks.layers import ScaledWeight, fill_normal, without_autocast
+from img2img.networks.layers import CONDITIONINGS, ScaledWeight, fill_normal, without_autocast
 from img2img.networks.modulated import modulated_conv2d
 from img2img.networks.resample import conv_down, fir_downsample, fir_upsample
-from img2img.networks.styles import CONDITIONINGS, DiscriminatorHead, StyleGenerator, check_channels, level_channels
+from img2img.networks.styles import DiscriminatorHead, StyleGenerator, check_channels, level_channels
 
 
 class StyledConv(ScaledWeight):

@@ -160,8 +160,10 @@ class StyledConv2d(nn.Module):
     """x (N, Cin, H, W), w (N, w_dim) -> (N, Cout, H + kernel - 1, W + kernel - 1): bias + convolution that follows w.
 
     Demodulated weights, and x divided by its magnitude, the root of a running mean of x² (section 3.1 of the paper,
-    "Simplifications"). A call in training answers by the mean as it found it, so that the ranks of a run agree, and
-    then moves it by 1 - MAGNITUDE_DECAY, whichever player asks: what it measures is the generator.
+    "Simplifications"). A call in training answers by the mean as it found it, and then moves it by 1 - MAGNITUDE_DECAY,
+    whichever player asks: what it measures is the generator. Ranks are averaged once an iteration: with critic steps,
+    micro-batches or a path length, which call it more often, they equal one process only as far as their shares of the
+    batch are alike.
     """
 
     MAGNITUDE_DECAY = 0.999  # half forgotten after 20 thousand images in batches of 29; the authors' code takes 20
@@ -287,11 +289,6 @@ class StyleGAN3Generator(StyleGenerator):
             self.convs.append(StyledConv2d(before.channels, after.channels, kernel, w_dim))
             self.nonlinearities.append(_nonlinearity(before, after, kernel, radial))
         self.to_image = StyledConv2d(signals[-1].channels, out_channels, 1, w_dim, demodulate=False)
-
-    def map(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """z (N, latent_dim) -> w (N, w_dim), in z's dtype, autocast or not: a place needs more digits than a value."""
-        with without_autocast(z.device):
-            return super().map(z, labels)
 
     def synthesize(self, w: Tensor, draws: Draws | None = None, transform: Tensor | None = None) -> Tensor:
         """w (N, w_dim) or (N, num_styles, w_dim) -> images; nothing is drawn.

@@ -17,10 +17,8 @@ from img2img.networks.equalized import (
     LeakyConv2d,
     MappingNetwork,
 )
-from img2img.networks.layers import MinibatchStd, draw_latents, without_autocast
+from img2img.networks.layers import MinibatchStd, check_condition, draw_latents, without_autocast
 from img2img.networks.resolution import split_resolution
-
-CONDITIONINGS = ("none", "projection", "classifier")
 
 
 def check_channels(channel_base: int, max_width: int) -> None:
@@ -151,7 +149,7 @@ class DiscriminatorHead(nn.Module):
     def forward(
         self, x: Tensor, condition: Tensor | None = None, with_features: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        assert (condition is None) == (self.conditioning == "none"), "labels are for class-conditional discriminators"
+        check_condition(self.conditioning, condition)
         if self.minibatch_std is not None:
             x = self.minibatch_std(x)
         x = self.hidden(self.conv(x).flatten(1))

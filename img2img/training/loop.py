@@ -23,7 +23,7 @@ from img2img.data.sources import match_classes
 from img2img.devices import peak_memory
 from img2img.distributed import World
 from img2img.errors import Diverged, Fault, Interrupted, UsageFault
-from img2img.networks.growing import Growing
+from img2img.networks.growing import GROWN, Growing
 from img2img.training.prepare import Prepared, check, choose_hardware, prepare, step_batches
 from img2img.training.report import write_report
 from img2img.training.run_folder import RunFolder
@@ -296,7 +296,8 @@ class _Run:
 
     def _is_out_of_patience(self) -> bool:
         """Too many evaluations in a row were no better, before the end."""
-        return self.standing.is_over(self.config.eval.patience) and self.engine.images_seen < self.total
+        grown = self.engine.images_seen >= self.engine.settings.growth.images_needed
+        return grown and self.standing.is_over(self.config.eval.patience) and self.engine.images_seen < self.total
 
     def _evaluate(self, evaluation: Evaluation) -> None:
         """Measure the averaged generators, keep them if they are the best so far, and note it in the log.
@@ -438,8 +439,8 @@ class _Run:
     def _spec(self, name: str) -> NetworkSpec:
         """How to rebuild a network as far as it has grown."""
         spec, network = self.prepared.specs[name], self.engine.ema.networks[name]
-        if self.engine.settings.growth.doublings and isinstance(network, Growing):
-            grown = {"level": network.level, "alpha": network.alpha}
+        if isinstance(network, Growing):
+            grown = {name: getattr(network, name) for name in GROWN}
             return dataclasses.replace(spec, arguments={**spec.arguments, **grown})
         return spec
 
@@ -542,9 +543,11 @@ def _plan(prepared: Prepared, evaluation: Evaluation | None) -> TrainResult:
     train = prepared.config.train
     total = round(train.kimg * 1000)
     evaluations = 0 if evaluation is None else math.ceil(train.kimg / train.eval_kimg)
-    each = 0.0 if evaluation is None else evaluation.seconds()
+    growth = prepared.engine.settings.growth
+    prepared.engine.go_to(math.ceil(growth.images_needed))
+    each = 0.0 if evaluation is None else evaluation.seconds()  # at full size
     seconds, peak = 0.0, 0
-    starts = [start for start in prepared.engine.settings.growth.starts() if start < total]
+    starts = [start for start in growth.starts() if start < total]
     for start, end in pairwise([*starts, total]):  # at each size that the networks grow through
         prepared.engine.go_to(start)
         speed = time_steps(prepared, warm_up=1, steps=2)

@@ -46,8 +46,8 @@ def largest_of(network: nn.Module) -> dict[str, Tensor]:
     """The largest singular values among the weights of `network` (a convolution's as one filter a row), scalars.
 
     "spectral_norm" is that of the weights as they are used. Where spectral normalisation holds that at one,
-    "raw_spectral_norm" is that of the weights that it divides, whose growth tells of a game that is going wrong (Brock et
-    al. 2018, arXiv:1809.11096, section 4).
+    "raw_spectral_norm" is that of the weights that it divides, whose growth tells of a game that is going wrong
+    (Brock et al. 2018, arXiv:1809.11096, section 4).
     """
     used = [largest_singular_value(matrix).max() for matrix in filter_matrices(network)]
     found = {"spectral_norm": torch.stack(used).max() if used else torch.zeros(())}

@@ -22,6 +22,7 @@ from img2img.data.worlds import PointLoader, PointSource, find_world
 from img2img.devices import choose_device
 from img2img.distributed import World
 from img2img.errors import Fault, Faults, UsageFault
+from img2img.networks.growing import GROWN
 from img2img.shipped import find_model
 from img2img.training.engine import Engine, EngineSettings
 from img2img.training.precision import Precision, choose_precision
@@ -182,7 +183,7 @@ def _differences(found: NetworkSpec | None, wanted: NetworkSpec) -> str:
     if found.copies != wanted.copies:
         return f"it has train.generators = {found.copies}, this run {wanted.copies}"
     # how far a network has grown changes none of its weights' shapes
-    keys = sorted({*found.arguments, *wanted.arguments} - {"level", "alpha"})
+    keys = sorted({*found.arguments, *wanted.arguments} - set(GROWN))
     return ", ".join(
         f"its {key} is {found.arguments.get(key)}, this run's {wanted.arguments.get(key)}"
         for key in keys

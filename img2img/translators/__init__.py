@@ -18,6 +18,7 @@ from img2img.errors import Fault, UsageFault, suggestion, unknown_name
 from img2img.growth import GrowthSchedule
 from img2img.losses import ADVERSARIAL, Objective
 from img2img.networks import DISCRIMINATORS, GENERATORS
+from img2img.networks.growing import GROWN, Growing
 from img2img.networks.layers import what_mixes_samples
 from img2img.networks.mixture import GeneratorMixture
 from img2img.networks.resolution import split_resolution
@@ -205,12 +206,18 @@ def _class_misfits(config: Config, translator: type[Translator]) -> Iterator[Fau
 def _growth_misfits(config: Config) -> Iterator[Fault]:
     """A schedule of growing that the networks or the length of the run do not allow."""
     growth, resolution = config.growth, config.data.resolution
+    if config.train.unroll and issubclass(DISCRIMINATORS[config.discriminator.name], Growing):
+        yield UsageFault(
+            "train.unroll",
+            f"looks ahead with every weight of {config.discriminator.name}, some of which have no part",
+            "Set train.unroll=0",
+        )
     if growth.start == 0:
         return
     for role, registry in _REGISTRIES.items():
         name = getattr(config, role).name
-        if not hasattr(registry[name], "grow_to"):
-            growing = sorted(key for key, network in registry.items() if hasattr(network, "grow_to"))
+        if not issubclass(registry[name], Growing):
+            growing = sorted(key for key, network in registry.items() if issubclass(network, Growing))
             yield UsageFault(
                 "growth.start",
                 f"{role} {name} cannot grow",
@@ -226,6 +233,8 @@ def _growth_misfits(config: Config) -> Iterator[Fault]:
             f"Use {' or '.join(map(str, sides))}, or 0 for no growing",
         )
         return
+    if config.train.generators > 1:
+        yield UsageFault("growth.start", "several generators do not grow together", "Set train.generators=1")
     if config.train.image_pool:
         yield UsageFault("growth.start", "the image pool keeps pictures of other sizes", "Set train.image_pool=0")
     schedule = GrowthSchedule.of(config)
@@ -402,6 +411,8 @@ def _check_network(role: str, name: str, arguments: Mapping[str, Any], plan: Net
             faults.append(
                 UsageFault(f"{role}.{key}", "the data decide this", "Remove it; see data.resolution, data.channels")
             )
+        elif issubclass(registry[name], Growing) and key in GROWN:
+            faults.append(UsageFault(f"{role}.{key}", "the images seen decide this", "Remove it; see growth.start"))
         elif key not in own:
             problem = f"network {name} has no such argument"
             faults.append(UsageFault(f"{role}.{key}", problem, suggestion(key, sorted(own))))

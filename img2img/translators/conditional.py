@@ -59,7 +59,8 @@ class Conditional(Unconditional):
         terms = super().generator_terms(batch, outputs, verdicts)
         if self.classifies:
             for verdict in verdicts:
-                terms["generator/classes"] = self._classification(batch, verdict.fake_features)
+                name = verdict.name.replace("discriminator", "generator")
+                terms[f"{name}/classes"] = self._classification(batch, verdict.fake_features)
         return terms
 
     def _classification(self, batch: Batch, features: Tensor | None) -> Tensor:

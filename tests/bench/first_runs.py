@@ -125,7 +125,13 @@ def score_classes(model: Model, options: argparse.Namespace) -> None:
     info = model.info
 
     def read(folder: Path) -> tuple[Tensor, Tensor]:
-        source = open_source(classes=folder, resolution=info.resolution, fit=info.fit, class_names=info.classes)
+        source = open_source(
+            classes=folder,
+            resolution=info.resolution,
+            channels=info.channels["image"],
+            fit=info.fit,
+            class_names=info.classes,
+        )
         images, labels = read_all(source, info.resolution)
         assert labels is not None, "class folders have labels"
         return images["image"], labels

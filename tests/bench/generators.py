@@ -7,7 +7,8 @@
 RUN is a run folder whose training measured itself (`train.eval_kimg`). `table` prints a row of Markdown for each run and
 writes its last sample grid, the averaged generator's, as OUT/RECIPE.jpg. `compare` draws the distance of several runs
 over their training, and ADA's p where one had it. `truncation` samples a class-conditional model at several thresholds:
-distance, precision, recall, and the share that a classifier trained on --train takes for the class asked for.
+distance, spread within a class beside that of the pictures, and the share that a classifier trained on --train takes for
+the class asked for.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from img2img.data.values import to_float
 from img2img.errors import Fault, UsageFault
 from img2img.evaluation.extractors import load_extractor
 from img2img.metrics.frechet import frechet_distance_of
-from img2img.metrics.manifold import prdc
 
 THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, None)
 _QUALITY = 88  # of the grids in docs
@@ -111,12 +111,24 @@ def _axis(highest: float, label: str) -> Axis:
     return Axis((0, 1.05 * highest), tuple(np.arange(0, highest + step / 2, step)), label)
 
 
+def spread(images: torch.Tensor, labels: torch.Tensor) -> float:
+    """The standard deviation of a pixel within a class, over all pixels and classes."""
+    of_class = [images[labels == label].var(dim=0).mean() for label in labels.unique()]
+    return float(torch.stack(of_class).mean().sqrt())
+
+
 def sweep_truncation(path: Path, options: argparse.Namespace) -> None:
     model = img2img.load(path)
     info = model.info
 
     def read(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-        source = open_source(classes=folder, resolution=info.resolution, fit=info.fit, class_names=info.classes)
+        source = open_source(
+            classes=folder,
+            resolution=info.resolution,
+            channels=info.channels["image"],
+            fit=info.fit,
+            class_names=info.classes,
+        )
         images, labels = read_all(source, info.resolution)
         assert labels is not None, "class folders have labels"
         return images["image"], labels
@@ -132,31 +144,30 @@ def sweep_truncation(path: Path, options: argparse.Namespace) -> None:
 
     real = look(torch.cat((known, unseen)))
     labels = torch.arange(options.count) % len(info.classes)
-    rows, curves = [], {"fidelity (precision)": [], "variety (recall)": [], "classifier": []}
+    real_spread = spread(torch.cat((known, unseen)), torch.cat((known_labels, unseen_labels)))
+    rows, curves = [], {"taken for its class": [], "spread within a class, of the real": []}
     for threshold in THRESHOLDS:
         pixels = [p for _, p in model.samples(options.count, seed=0, truncation=threshold)]
         samples = to_float(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))
-        features = look(samples)
-        found = prdc(real, features)
         correct = share_correct(classifier, samples, labels)
-        distance = frechet_distance_of(real, features)
+        distance = frechet_distance_of(real, look(samples))
+        share = spread(samples, labels) / real_spread
         rows.append(
             [
                 "none" if threshold is None else f"{threshold:g}",
                 f"{distance / 1000:.2f}",
-                f"{found.precision:.3f}",
-                f"{found.recall:.3f}",
                 f"{correct:.1%}",
+                f"{share:.2f}",
             ]
         )
-        for values, value in zip(curves.values(), (found.precision, found.recall, correct)):
+        for values, value in zip(curves.values(), (correct, share)):
             values.append(value)
-    print_table(("threshold", "FD / 1000", "precision", "recall", "taken for its class"), rows)
+    print_table(("threshold", "FD / 1000", "taken for its class", "spread within a class, of the real"), rows)
     x = [2.5 if threshold is None else threshold for threshold in THRESHOLDS]
-    share = Axis((0, 1), (0, 0.25, 0.5, 0.75, 1), "")
+    shares = Axis((0, 1), (0, 0.25, 0.5, 0.75, 1), "")
     lines = [Curve(x, values, colour, name) for (name, values), colour in zip(curves.items(), _COLOURS)]
     across = Axis((0, 2.6), (0, 0.5, 1, 1.5, 2), "truncation threshold of z (right end: none)")
-    save_image(options.out, plot(f"{path.parent.name}: truncation", across, share, lines, 460, 340, (0.4, 0.6)))
+    save_image(options.out, plot(f"{path.parent.name}: truncation", across, shares, lines, 460, 340, (0.3, 0.6)))
 
 
 def main() -> int:

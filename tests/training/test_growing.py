@@ -97,3 +97,22 @@ def test_what_cannot_grow_is_refused(sets: list[str], subject: str, words: str) 
     faults = check(resolve("progan-small", sets=sets))
     assert [str(fault.subject) for fault in faults] == [subject]
     assert words in str(faults[0])
+
+
+@pytest.mark.parametrize(
+    ("sets", "subject"),
+    [
+        (["train.generators=2"], "growth.start"),
+        (["train.unroll=2"], "train.unroll"),
+        (["growth.start=0", "generator.level=0"], "generator.level"),
+        (["discriminator.alpha=0.5"], "discriminator.alpha"),
+    ],
+)
+def test_what_does_not_go_with_growing_is_refused(sets: list[str], subject: str) -> None:
+    assert [str(fault.subject) for fault in check(resolve("progan-small", sets=sets))] == [subject]
+
+
+def test_consensus_passes_over_layers_that_have_no_part(data: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    sets = {"loss.penalties": ["consensus"], "train.kimg": 0.02, "loss.penalties.consensus.weight": 0.1}
+    result = img2img.train(**arguments("growing", data, **sets), out=str(tmp_path / "run"))
+    assert result.status == "finished"
