@@ -2,11 +2,13 @@
 
     python tests/bench/generators.py table RUN... --out docs/results/generators
     python tests/bench/generators.py compare RUN RUN... --out FILE.png
+    python tests/bench/generators.py singular RUN --out FILE.png
     python tests/bench/generators.py truncation MODEL --train DIR --test DIR --weights FILE --out FILE.png
 
 RUN is a run folder whose training measured itself (`train.eval_kimg`). `table` prints a row of Markdown for each run and
 writes its last sample grid, the averaged generator's, as OUT/RECIPE.jpg. `compare` draws the distance of several runs
-over their training, and ADA's p where one had it. `truncation` samples a class-conditional model at several thresholds:
+over their training, and ADA's p where one had it. `singular` draws the largest singular value among each player's weights
+before spectral normalisation divides them. `truncation` samples a class-conditional model at several thresholds:
 distance, spread within a class beside that of the pictures, and the share that a classifier trained on --train takes for
 the class asked for.
 """
@@ -105,6 +107,22 @@ def draw_runs(runs: list[Path], out: Path) -> None:
     save_image(out, np.concatenate(panels, axis=1))
 
 
+def draw_singular_values(run: Path, out: Path) -> None:
+    curves = []
+    for player, colour in (("generator", BLUE), ("discriminator", RED)):
+        points = [
+            (line["images"] / 1000, line["monitors"][f"{player}_raw_spectral_norm"])
+            for line in read_log(run)
+            if f"{player}_raw_spectral_norm" in line.get("monitors", {})
+        ]
+        x, y = np.array(points).T
+        curves.append(Curve(x, y, colour, player))
+    longest, highest = max(curve.x[-1] for curve in curves), max(max(curve.y) for curve in curves)
+    across = Axis((0, longest), tuple(np.linspace(0, longest, 5).round(1)), "thousands of images")
+    title = f"{read_toml(run / 'config.toml').recipe.name}: largest singular value"
+    save_image(out, plot(title, across, _axis(highest, ""), curves, 460, 340, (0.6, 0.1)))
+
+
 def _axis(highest: float, label: str) -> Axis:
     step = 10 ** np.floor(np.log10(highest))
     step = step if highest / step > 4 else step / 2 if highest / step > 2 else step / 4
@@ -172,7 +190,7 @@ def sweep_truncation(path: Path, options: argparse.Namespace) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Figures of finished runs and models.")
-    parser.add_argument("what", choices=("table", "compare", "truncation"))
+    parser.add_argument("what", choices=("table", "compare", "singular", "truncation"))
     parser.add_argument("paths", type=Path, nargs="+", metavar="RUN|MODEL")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--train", type=Path, help="class folders that the classifier learns from")
@@ -185,6 +203,8 @@ def main() -> int:
             print_runs(options.paths, options.out)
         elif options.what == "compare":
             draw_runs(options.paths, options.out)
+        elif options.what == "singular":
+            draw_singular_values(options.paths[0], options.out)
         else:
             sweep_truncation(options.paths[0], options)
     except Fault as fault:

@@ -272,6 +272,7 @@ def one_step(game: Prepared, start: Tensor) -> Tensor:
         engine.translator.discriminator.slope.fill_(start[0])
         engine.translator.generator.point.fill_(start[1])
     engine.step = 0
+    engine.go_to(0)
     engine.variables.clear()
     next(play(game, 1))
     return position(engine)

@@ -119,7 +119,7 @@ def test_instance_noise_falls_linearly_with_progress() -> None:
     outputs = engine.generate(batch, for_generator=False)
     noise = []
     for step in range(STEPS):
-        engine.step = step
+        engine.go_to(step * BATCH)
         (view,) = Step(engine, "discriminator", batch, outputs).views
         noise.append([view.real - batch["image"], view.fake - outputs["fake"]])
     for side in (0, 1):
@@ -135,7 +135,7 @@ def test_top_k_narrows_over_the_first_half_and_the_generator_learns_from_the_bes
     game = make(*LOGITS, "train.top_k=0.25", "train.precision=float64")
     engine, batch = game.engine, step_batches(game)[0][0]
     for step in range(STEPS):
-        engine.step = step
+        engine.go_to(step * BATCH)
         kept = 1 - 0.75 * min(1.0, 2 * step / STEPS)
         assert engine.kept_share == pytest.approx(kept)
         outputs = engine.generate(batch, for_generator=True)
