@@ -41,6 +41,21 @@ def read_all(source: Source, resolution: tuple[int, int]) -> tuple[dict[str, Ten
     return {domain: images[: source.count(domain)] for domain, images in batch.images.items()}, batch.labels
 
 
+def read_classes(model: Model, folder: Path) -> tuple[Tensor, Tensor]:
+    """Every picture (N, C, H, W) in [-1, 1] and its class (N,), as the model was trained on them."""
+    info = model.info
+    source = open_source(
+        classes=folder,
+        resolution=info.resolution,
+        channels=info.channels["image"],
+        fit=info.fit,
+        class_names=info.classes,
+    )
+    images, labels = read_all(source, info.resolution)
+    assert labels is not None, "class folders have labels"
+    return images["image"], labels
+
+
 def read_pairs(model: Model, folder: Path) -> dict[str, Tensor]:
     # a model b2a was trained with its data swapped: its own a is the picture on the right
     swapped = model.info.domains["a"].startswith("right of ")
@@ -124,19 +139,9 @@ def nearest(images: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
 def score_classes(model: Model, options: argparse.Namespace) -> None:
     info = model.info
 
-    def read(folder: Path) -> tuple[Tensor, Tensor]:
-        source = open_source(
-            classes=folder,
-            resolution=info.resolution,
-            channels=info.channels["image"],
-            fit=info.fit,
-            class_names=info.classes,
-        )
-        images, labels = read_all(source, info.resolution)
-        assert labels is not None, "class folders have labels"
-        return images["image"], labels
-
-    (known, known_labels), (unseen, unseen_labels) = read(options.train), read(options.test)
+    (known, known_labels), (unseen, unseen_labels) = (
+        read_classes(model, part) for part in (options.train, options.test)
+    )
     classes = len(info.classes)
     labels = torch.arange(classes).repeat_interleave(options.per_class)
     pixels = [pixels for _, pixels in model.samples(len(labels), label=list(range(classes)), seed=options.seed)]

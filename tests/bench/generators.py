@@ -23,14 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from first_runs import read_all, share_correct, train_classifier
+from first_runs import read_classes, share_correct, train_classifier
 from PIL import Image
 from theory import BLUE, GREEN, ORANGE, RED, Axis, Curve, plot, print_table
 
 import img2img
 from img2img.config import read_toml
 from img2img.data.encode import save_image
-from img2img.data.sources import open_source
 from img2img.data.values import to_float
 from img2img.errors import Fault, UsageFault
 from img2img.evaluation.extractors import load_extractor
@@ -139,19 +138,9 @@ def sweep_truncation(path: Path, options: argparse.Namespace) -> None:
     model = img2img.load(path)
     info = model.info
 
-    def read(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-        source = open_source(
-            classes=folder,
-            resolution=info.resolution,
-            channels=info.channels["image"],
-            fit=info.fit,
-            class_names=info.classes,
-        )
-        images, labels = read_all(source, info.resolution)
-        assert labels is not None, "class folders have labels"
-        return images["image"], labels
-
-    (known, known_labels), (unseen, unseen_labels) = read(options.train), read(options.test)
+    (known, known_labels), (unseen, unseen_labels) = (
+        read_classes(model, part) for part in (options.train, options.test)
+    )
     classifier = train_classifier(known, known_labels, len(info.classes))
     print(f"classifier: {share_correct(classifier, unseen, unseen_labels):.1%} of {len(unseen)} held out")
     extractor = load_extractor("squeezenet1_0", options.weights)
