@@ -7,6 +7,7 @@ rows; what one member answers never depends on another's rows. Batches of such n
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -436,12 +437,12 @@ def apply_spectral_norm(module: nn.Module, embeddings: bool = True) -> None:
         parametrize.register_parametrization(layer, "weight", norm, unsafe=True)
 
 
-class ScaledWeight(nn.Module):
+class ScaledWeight(nn.Module, ABC):
     """A layer that is used with another weight than it learns."""
 
+    @abstractmethod
     def scaled_weight(self) -> Tensor:
         """(out, ...), as it is used."""
-        raise NotImplementedError
 
 
 def filter_matrices(network: nn.Module) -> Iterator[Tensor]:

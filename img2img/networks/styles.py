@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ def level_channels(resolution: object, channel_base: int, max_width: int) -> tup
     return base, [max(1, min(channel_base // side, max_width)) for side in sides]
 
 
-class StyleGenerator(nn.Module):
+class StyleGenerator(nn.Module, ABC):
     """z (N, latent_dim) and, with classes, labels (N,) int64 -> images (N, out_channels, H, W).
 
     Style mixing (Karras et al. 2019, arXiv:1812.04948, section 3.1): in training mode and with draws, a share
@@ -83,9 +84,9 @@ class StyleGenerator(nn.Module):
         with without_autocast(z.device):
             return self.mapping(z, labels)
 
+    @abstractmethod
     def synthesize(self, w: Tensor, draws: Draws | None = None) -> Tensor:
         """w (N, w_dim), or (N, num_styles, w_dim) for a style of its own at each layer -> images."""
-        raise NotImplementedError
 
     def mix(self, w: Tensor, labels: Tensor | None, draws: Draws) -> Tensor:
         """w (N, w_dim) -> styles (N, num_styles, w_dim), mixed with those of a second z."""
