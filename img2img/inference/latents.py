@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from img2img.draws import Draws
 from img2img.errors import Fault, UsageFault
 from img2img.networks.layers import draw_latents
 from img2img.networks.mixture import GeneratorMixture
+from img2img.networks.styles import HasStyles
 
 if TYPE_CHECKING:
     from img2img.inference.model import Label, Model
@@ -34,16 +35,6 @@ AT_ONCE = 16
 # Latents whose mean w is the centre of truncation: their mean is off by a ninetieth of w's spread
 _CENTRE_COUNT = 8192
 _MAPPED_AT_ONCE = 1024
-
-
-class HasStyles(Protocol):
-    """A generator with styles, as networks/__init__.py says."""
-
-    w_dim: int
-    num_styles: int
-
-    def map(self, z: Tensor, labels: Tensor | None = None) -> Tensor: ...
-    def synthesize(self, w: Tensor, draws: Draws | None = None) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +89,7 @@ class LatentSpace:
         self.model = model
         self.seed = seed
         self.generator = model.generator()
-        self.has_styles = hasattr(self.generator, "synthesize")
+        self.has_styles = isinstance(self.generator, HasStyles)
         self.classes = model.class_indices(label)
         self.truncation = truncation
         _check_truncation(model, self.has_styles, truncation, centre)

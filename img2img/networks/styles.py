@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,17 @@ def level_channels(resolution: object, channel_base: int, max_width: int) -> tup
     base, doublings = split_resolution(resolution)
     sides = [min(base) * 2**level for level in range(doublings + 1)]
     return base, [max(1, min(channel_base // side, max_width)) for side in sides]
+
+
+@runtime_checkable
+class HasStyles(Protocol):
+    """A generator with styles, as networks/__init__.py says."""
+
+    w_dim: int
+    num_styles: int
+
+    def map(self, z: Tensor, labels: Tensor | None = None) -> Tensor: ...
+    def synthesize(self, w: Tensor, draws: Draws | None = None) -> Tensor: ...
 
 
 class StyleGenerator(nn.Module, ABC):

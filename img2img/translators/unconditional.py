@@ -11,7 +11,7 @@ from img2img.data.batches import Batch
 from img2img.draws import Draws
 from img2img.networks.growing import enlarge
 from img2img.networks.layers import draw_latents
-from img2img.networks.styles import StyleGenerator
+from img2img.networks.styles import HasStyles
 from img2img.penalties import View
 from img2img.translators.base import DataShape, NetworkPlan, Outputs, Translator
 
@@ -73,7 +73,7 @@ class Unconditional(Translator):
     def latents_and_images(self, batch: Batch) -> tuple[Tensor, Tensor]:
         z, labels = self._latents(batch, "path_length/z"), self.labels(batch)
         draws = batch.draws("path_length/generator")
-        if isinstance(self.generator, StyleGenerator):
+        if isinstance(self.generator, HasStyles):
             w = self.generator.map(z, labels)
             return w, self.generator.synthesize(w, draws)
         z.requires_grad_()
