@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -210,8 +210,11 @@ def our_translation(race: Race) -> Work:
 # --- in turn ----------------------------------------------------------------------------------------------------------
 
 
-def run_side(make_work: Callable[[], Work], steps: int, device_name: str) -> None:
-    """Do `steps` pieces of work for each line on stdin; print seconds per piece and peak memory as JSON lines."""
+def run_side(make_work: Callable[[], Work], shares: Sequence[float], device_name: str) -> None:
+    """Do a piece of work for each share, for each line on stdin; print the mean seconds and peak memory as JSON lines.
+
+    The mean weighs the pieces by `shares`, which sum to 1: pieces that differ count as often as they happen.
+    """
     import torch
 
     from img2img.devices import peak_memory
@@ -223,18 +226,20 @@ def run_side(make_work: Callable[[], Work], steps: int, device_name: str) -> Non
     try:
         with contextlib.redirect_stdout(sys.stderr):
             work = make_work()
-            work()  # chooses kernels, fills caches
+            for _ in shares:  # chooses kernels, fills caches
+                work()
     except Exception as error:
         print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=answers, flush=True)
         raise
     print("{}", file=answers, flush=True)
     for _ in sys.stdin:
-        began = time.perf_counter()
-        for _ in range(steps):
+        seconds = 0.0
+        for share in shares:
+            began = time.perf_counter()
             work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = (time.perf_counter() - began) / steps
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds += share * (time.perf_counter() - began)
         print(json.dumps({"seconds": seconds, "bytes": peak_memory(device)}), file=answers, flush=True)
 
 
@@ -331,7 +336,7 @@ def main(arguments: list[str]) -> int:
     )
     steps = options.steps if race.photos is None else 1
     if options.side:
-        run_side(partial(make_work, options.side, race), steps, race.device)
+        run_side(partial(make_work, options.side, race), [1 / steps] * steps, race.device)
         return 0
     try:
         check_peer(race.peer, race.method)

@@ -8,13 +8,15 @@ and its own training function are timed, on noise, StyleGAN2 with its reference 
 Networks, objective, penalties and batch are the same on both sides; what our recipe has otherwise is set here. As in
 race.py each side has a process of its own, they take turns, and what counts is the median of the ratios in a round.
 
-A step of StyleGAN2 is one of each player, with R1 in every 16th and path length in every 4th: `--steps 16` of them in a
-row hold each as often as training does. The peer's path length is over half the batch, ours over all of it.
+A step of StyleGAN2 is one of each player, with R1 in every 16th and path length in every 4th. A round times one of each
+kind of step, and its mean counts each as often as training has it. The peer's path length is over half the batch, ours
+over all of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +29,8 @@ from race import Work, make_engine, race_in_turn, run_side, tell
 from img2img.errors import Fault, UsageFault
 
 _NUM_CLASSES = 1000
+# the steps of a round and how often training has their like: with R1 and path length, with neither, with path length
+STYLEGAN2_STEPS = {0: 1 / 16, 1: 12 / 16, 4: 3 / 16}
 # our recipe -> files that tell a checkout of the peer
 PEERS = {"stylegan2": ("training/loss.py", "torch_utils/ops/upfirdn2d.py"), "biggan": ("BigGAN.py", "train_fns.py")}
 
@@ -68,8 +72,10 @@ def our_step(race: Race) -> Work:
     engine = make_engine(settings, DataShape(settings.data.resolution, {"image": 3}, classes), race.device)
     images = (torch.rand(race.batch, 3, race.resolution, race.resolution) * 2 - 1).to(race.device)
     labels = torch.arange(race.batch, device=race.device) if classes else None
+    numbers = itertools.cycle(STYLEGAN2_STEPS) if race.family == "stylegan2" else itertools.count()
 
     def step() -> None:
+        engine.step = next(numbers)
         first = engine.images_seen
         batch = Batch({"image": images}, labels, torch.arange(first, first + race.batch, device=race.device), seed=0)
         engine.train_step([[batch]])
@@ -98,7 +104,7 @@ def stylegan2_step(race: Race) -> Work:
         optimizers[name] = torch.optim.Adam(network.parameters(), lr=0.002 * share, betas=betas)
     images = (torch.rand(batch, 3, side, side) * 2 - 1).to(device)
     labels = torch.zeros(batch, 0, device=device)
-    count = 0
+    numbers = itertools.cycle(STYLEGAN2_STEPS)
 
     def phase(name: str, gain: int) -> None:
         network = generator if name[0] == "G" else discriminator
@@ -110,19 +116,18 @@ def stylegan2_step(race: Race) -> Work:
         optimizers[name[0]].step()
 
     def step() -> None:
-        nonlocal count
+        number = next(numbers)
         generator.requires_grad_(False)
         discriminator.requires_grad_(False)
         phase("Gmain", 1)
-        if count % 4 == 0:
+        if number % 4 == 0:
             phase("Greg", 4)
         phase("Dmain", 1)
-        if count % 16 == 0:
+        if number % 16 == 0:
             phase("Dreg", 16)
         with torch.no_grad():
             for mean, parameter in zip(average, generator.parameters()):
                 mean.copy_(parameter.lerp(mean, 0.999))
-        count += 1
 
     return step
 
@@ -187,7 +192,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--precision", default="auto", help="ours; auto is the default of training")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="in a row in each round: 16 of StyleGAN2, 2 of BigGAN")
     parser.add_argument("--side", choices=("ours", "peer"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     is_style = options.family == "stylegan2"
@@ -201,7 +205,8 @@ def main(arguments: list[str]) -> int:
         device=options.device,
     )
     if options.side:
-        run_side(partial(make_work, options.side, race), options.steps or (16 if is_style else 2), race.device)
+        shares = tuple(STYLEGAN2_STEPS.values()) if is_style else (1.0,)
+        run_side(partial(make_work, options.side, race), shares, race.device)
         return 0
     try:
         for name in PEERS[race.family]:
