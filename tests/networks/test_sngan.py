@@ -53,6 +53,15 @@ def test_cifar_networks_of_the_paper() -> None:
     assert [block.halves for block in discriminator.layers] == [True, True, False, False]
 
 
+def test_sagan_has_as_many_weights_as_published() -> None:
+    """81.5 M in both players: BigGAN's table 1 (arXiv:1809.11096), first row, the SAGAN it starts from."""
+    common = {"resolution": (128, 128), "num_classes": 1000, "width": 64, "max_width": 1024, "attention": 32}
+    with torch.device("meta"):
+        generator = SNGANGenerator(**common, latent_dim=128, spectral_norm=True)
+        discriminator = SNGANDiscriminator(**common, wide=True, conditioning="projection")
+    assert round((count(generator) + count(discriminator)) / 1e6, 1) == 81.5
+
+
 def test_imagenet_widths_of_the_paper() -> None:
     """Miyato & Koyama 2018, figure 14: 1024 to 64 channels in G, 64 to 1024 in D, whose last block is flat."""
     with torch.device("meta"):
