@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from img2img.networks.layers import check_condition, make_embedding, make_norm
+from img2img.networks.layers import MinibatchStd, check_condition, make_embedding, make_norm
 
 
 def double(images: Tensor) -> Tensor:
@@ -123,6 +123,8 @@ class PoolingDiscriminator(nn.Module):
     The ReLU of the last layer is summed over its places, or averaged with `mean`; a linear layer makes a logit of that.
     With `with_features` also the sums, (N, channels).
 
+    With `minibatch_std` the sums have one more entry: how much the samples of a batch differ (layers.MinibatchStd).
+
     A subclass's constructor makes `layers`, images -> (N, channels, h, w), and calls `_end_with`. CONDITIONINGS:
         "projection": logit + <embed(class), sums> (Miyato & Koyama 2018, arXiv:1802.05637, section 3).
         "classifier": the logit knows no class; `classify` of the sums gives logits of the classes (Odena et al. 2017,
@@ -135,7 +137,11 @@ class PoolingDiscriminator(nn.Module):
     embed: nn.Embedding | None
     classify: nn.Linear | None
 
-    def _end_with(self, channels: int, num_classes: int, conditioning: str, mean: bool = False) -> None:
+    def _end_with(
+        self, channels: int, num_classes: int, conditioning: str, mean: bool = False, minibatch_std: bool = False
+    ) -> None:
+        self.minibatch_std = MinibatchStd() if minibatch_std else None
+        channels += minibatch_std
         self.num_classes = num_classes
         self.conditioning = conditioning
         self.mean = mean
@@ -148,6 +154,8 @@ class PoolingDiscriminator(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         check_condition(self.conditioning, condition)
         last = F.relu(self.layers(images))
+        if self.minibatch_std is not None:
+            last = self.minibatch_std(last)
         features = last.mean(dim=(2, 3)) if self.mean else last.sum(dim=(2, 3))
         logits: Tensor = self.logit(features)[:, 0]
         if self.embed is not None:

@@ -136,6 +136,8 @@ class SNGANDiscriminator(PoolingDiscriminator):
             "batch" mixes the samples of a batch: not with a per-sample gradient penalty.
         spectral_norm: divide every weight, the class embedding too, by its largest singular value.
         pooling: over the places at the end, "sum" or "mean".
+        minibatch_std: show the last layer how much the samples of a batch differ (layers.MinibatchStd), against a
+            generator that always makes the same picture.
         conditioning: see PoolingDiscriminator.
     """
 
@@ -153,6 +155,7 @@ class SNGANDiscriminator(PoolingDiscriminator):
         attention: int = 0,
         spectral_norm: bool = True,
         pooling: str = "sum",
+        minibatch_std: bool = False,
         conditioning: str = "none",
     ) -> None:
         super().__init__()
@@ -161,6 +164,7 @@ class SNGANDiscriminator(PoolingDiscriminator):
         check_flag("wide", wide)
         check_choice("norm", norm, NORMS)
         check_choice("pooling", pooling, POOLINGS)
+        check_flag("minibatch_std", minibatch_std)
         check_conditioning(conditioning, CONDITIONINGS, num_classes)
         _base, doublings = split_resolution(resolution)
         check_whole("flat_blocks", flat_blocks, 1, doublings)
@@ -174,7 +178,7 @@ class SNGANDiscriminator(PoolingDiscriminator):
             if index == level:
                 layers.append(SelfAttention(pair[1]))
         self.layers = nn.Sequential(*layers)
-        self._end_with(widths[-1], num_classes, conditioning, mean=pooling == "mean")
+        self._end_with(widths[-1], num_classes, conditioning, mean=pooling == "mean", minibatch_std=minibatch_std)
         init_glorot(self)
         if spectral_norm:
             apply_spectral_norm(self)

@@ -62,6 +62,20 @@ def test_sagan_has_as_many_weights_as_published() -> None:
     assert round((count(generator) + count(discriminator)) / 1e6, 1) == 81.5
 
 
+def test_minibatch_std_is_one_more_feature() -> None:
+    """The sum over 4×4 places of the deviation: √1e-8 of each where all pictures are alike; the others stay."""
+    torch.manual_seed(0)
+    discriminator = SNGANDiscriminator(resolution=(16, 16), width=4, max_width=8, minibatch_std=True).double().eval()
+    assert mixes_samples(discriminator)
+    images = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    _, features = discriminator(images, with_features=True)
+    _, alike = discriminator(images[:1].expand(4, -1, -1, -1), with_features=True)
+    assert features.shape == (4, 9)
+    torch.testing.assert_close(alike[:, :8], features[:1, :8].expand(4, -1))
+    torch.testing.assert_close(alike[:, 8], torch.full((4,), 16e-4, dtype=torch.float64))
+    assert (features[:, 8] > 10 * alike[:, 8]).all()
+
+
 def test_imagenet_widths_of_the_paper() -> None:
     """Miyato & Koyama 2018, figure 14: 1024 to 64 channels in G, 64 to 1024 in D, whose last block is flat."""
     with torch.device("meta"):
