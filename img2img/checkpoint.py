@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from img2img.atomic import sync_folder, temporary_beside, write_bytes, write_fault, write_new
 from img2img.errors import Fault, UsageFault
-from img2img.networks import GENERATORS
+from img2img.networks import ROLES
 from img2img.networks.arguments import MAX_COPIES, check_whole
 from img2img.networks.mixture import GeneratorMixture
 
@@ -38,11 +38,15 @@ _LARGEST_HEADER = 16 << 20  # bytes; ten thousand tensors need about one megabyt
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A network's registered name and all its constructor arguments; of several copies, they share the work."""
+    """A network's registered name and all its constructor arguments; of several copies, they share the work.
+
+    `role`: the key of networks.ROLES whose registry has the name.
+    """
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
     copies: int = 1
+    role: str = "generator"
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class ModelInfo:
     Attributes:
         translator: the method that trained it ("cyclegan").
         task: "translate" (images in, images out), "sample" (noise in, images out) or "points" (noise in, points out).
-        networks: module name in the file -> how to build it; generators only, discriminators end with training.
+        networks: module name in the file -> how to build it; what inference needs, so no discriminators.
         directions: "a2b", "b2a" -> module name; empty when the task is "sample".
         domains: "a", "b" or "image" -> what a person calls it.
         channels: domain -> 1 (grey), 3 (RGB) or 4 (RGBA).
@@ -195,14 +199,14 @@ def add_metrics(path: str | Path, metrics: Mapping[str, Any], drop: Collection[s
 
 
 def build_network(spec: NetworkSpec, path: str | Path) -> nn.Module:
-    """Build a registered generator on the meta device, where sizes are known and nothing is allocated.
+    """Build a registered network on the meta device, where sizes are known and nothing is allocated.
 
     Raises:
         UsageFault: unknown network, unknown or missing arguments, or values that the network refuses.
     """
-    if spec.name not in GENERATORS:
+    network = ROLES.get(spec.role, {}).get(spec.name)
+    if network is None:
         raise UsageFault(path, f"its network {spec.name!r} is unknown here", "Use the version of img2img that wrote it")
-    network = GENERATORS[spec.name]
     try:
         inspect.signature(network).bind(**spec.arguments)
         with torch.device("meta"):
@@ -289,6 +293,7 @@ def _parse_info(path: Path, metadata: dict[str, Any]) -> ModelInfo:
                 str(spec["name"]),
                 {key: tuple(value) if isinstance(value, list) else value for key, value in spec["arguments"].items()},
                 int(spec.get("copies", 1)),
+                str(spec.get("role", "generator")),
             )
             for name, spec in values["networks"].items()
         }

@@ -28,10 +28,20 @@ from img2img.config_keys import (
     toml,
     unfit,
 )
-from img2img.config_layers import ADVERSARIAL, PENALTIES, Layer, Named, file_layer, merge, set_layer
+from img2img.config_layers import (
+    ADVERSARIAL,
+    FURTHER_NETWORKS,
+    PENALTIES,
+    PLAYERS,
+    Layer,
+    Named,
+    file_layer,
+    merge,
+    set_layer,
+)
 from img2img.errors import Fault, Faults, UsageFault
 
-_NETWORK = "generator or discriminator"
+_NETWORK = "network"
 # Keys of a table that are no arguments of what it names
 _RESERVED = {_NETWORK: ("name",), ADVERSARIAL: ("name", "weight")}
 ARRAYS_SUFFIX = ".npz"
@@ -341,6 +351,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     generator: NetworkConfig
     discriminator: NetworkConfig
+    projection: NetworkConfig | None = None
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -372,7 +383,7 @@ _SECTIONS: dict[str, type[_Section]] = {
     )
 }
 _TABLES = (
-    "recipe", "data", "generator", "discriminator", "loss", ADVERSARIAL, PENALTIES, "optim", "train", "growth",
+    "recipe", "data", *PLAYERS, *FURTHER_NETWORKS, "loss", ADVERSARIAL, PENALTIES, "optim", "train", "growth",
     "augment", "eval"
 )  # fmt: skip
 KEYS: dict[str, Key] = {
@@ -474,11 +485,14 @@ def _augmentation_faults(augment: AugmentConfig) -> Iterator[tuple[frozenset[str
 def _build(layer: Layer) -> Config:
     """The configuration of a merged layer; raises all its faults at once."""
     faults = list(layer.faults)
-    for key in ("translator", *(f"{table}.name" for table in ("generator", "discriminator"))):
+    further = [table for table in FURTHER_NETWORKS if layer.named[table].values]
+    for key in ("translator", *(f"{table}.name" for table in (*PLAYERS, *further))):
         table, _, name = key.rpartition(".")
         present = name in layer.named[table].values if table else key in layer.values
         if not present and key not in layer.faulty_keys:
             mend = "Set it, or begin with a recipe (`img2img recipes list` lists them)"
+            if table in further:
+                mend = f"Set it, or remove the other keys of {table}"
             faults.append(UsageFault(key, "is missing", mend))
     sections: dict[str, Any] = {table: section(**_fields(layer, section)) for table, section in _SECTIONS.items()}
     # A faulty key stands at its default here: what that breaks is no fault of its own
@@ -489,12 +503,8 @@ def _build(layer: Layer) -> Config:
     ]
     if faults:
         raise Faults(faults)
-    return Config(
-        translator=layer.values["translator"],
-        generator=_network(layer.named["generator"]),
-        discriminator=_network(layer.named["discriminator"]),
-        **sections,
-    )
+    sections |= {table: _network(layer.named[table]) for table in (*PLAYERS, *further)}
+    return Config(translator=layer.values["translator"], **sections)
 
 
 def _fields(layer: Layer, section: type[_Section]) -> dict[str, Any]:
@@ -609,6 +619,8 @@ def as_dict(config: Config) -> dict[str, Any]:
     flat: dict[str, Any] = {"translator": config.translator}
     for item in dataclasses.fields(config)[1:]:
         section = getattr(config, item.name)
+        if section is None:
+            continue
         if isinstance(section, NetworkConfig):
             flat |= _flat_named(item.name, section)
             continue
@@ -633,9 +645,13 @@ def describe_keys() -> list[dict[str, str]]:
     """Every key for a listing: "key", what it "takes", its "default" ("" where there is none), and "help"."""
     name = "a registered name"
     argument = "a number, true or false, a text or a list"
+    constructor = ("ARGUMENT", argument, "", "argument of its constructor")
     named = {
-        "generator": [("name", name, "", "network"), ("ARGUMENT", argument, "", "argument of its constructor")],
-        "discriminator": [("name", name, "", "network"), ("ARGUMENT", argument, "", "argument of its constructor")],
+        **{table: [("name", name, "", "network"), constructor] for table in PLAYERS},
+        **{
+            table: [("name", f"{name}, or none", "none", "network, of methods that need it"), constructor]
+            for table in FURTHER_NETWORKS
+        },
         ADVERSARIAL: [
             ("name", name, toml(LossConfig.adversarial.name), "objective; `loss.adversarial=NAME` takes its defaults"),
             ("CONSTANT", argument, "", "constant of the objective"),
@@ -688,6 +704,8 @@ def to_toml(config: Config) -> str:
     lines = [f"translator = {toml(config.translator)}"]
     for item in dataclasses.fields(config)[1:]:
         section = getattr(config, item.name)
+        if section is None:
+            continue
         if isinstance(section, NetworkConfig):
             lines += _toml_table(item.name, {"name": section.name, **dict(sorted(section.arguments.items()))})
             continue

@@ -1,8 +1,8 @@
 """The layers of a configuration: one TOML file or all --set texts, each value checked where it was written.
 
-Three tables are more than single keys. `generator`, `discriminator` and `loss.adversarial` name a registered thing and
-hold its arguments; naming another thing drops the arguments of the old one. `loss.penalties` holds one table for each
-penalty; a list of names replaces them all.
+Some tables are more than single keys. Those of networks and `loss.adversarial` name a registered thing and hold its
+arguments; naming another thing drops the arguments of the old one, and "none" takes away a network that a method can do
+without. `loss.penalties` holds one table for each penalty; a list of names replaces them all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from img2img.errors import Fault, UsageFault, printable
 
 ADVERSARIAL = "loss.adversarial"
 PENALTIES = "loss.penalties"
-NAMED_TABLES = ("generator", "discriminator", ADVERSARIAL)
+PLAYERS = ("generator", "discriminator")  # every method has these networks
+FURTHER_NETWORKS = ("projection",)  # these only where the method has a use for them
+NAMED_TABLES = (*PLAYERS, *FURTHER_NETWORKS, ADVERSARIAL)
 NAMES = tuple(f"{table}.name" for table in NAMED_TABLES)
 
 
@@ -88,7 +90,8 @@ class Layer:
             self._read(key, self._keys[key].read, value, self.values, key)
         elif key in self.named and isinstance(value, str):
             self.named[key] = Named(whole=True)
-            self._read(f"{key}.name", read_name, value, self.named[key].values, "name")
+            if key not in FURTHER_NETWORKS or value != "none":
+                self._read(f"{key}.name", read_name, value, self.named[key].values, "name")
         elif key == PENALTIES and isinstance(value, str | list | tuple):
             self._put_penalties(value)
         elif parent == PENALTIES and isinstance(value, dict):

@@ -35,7 +35,7 @@ from img2img.checkpoint import (
     write_model,
 )
 from img2img.errors import Fault
-from img2img.networks import GENERATORS
+from img2img.networks import GENERATORS, ROLES
 
 ARGUMENTS = {"in_channels": 3, "out_channels": 3, "width": 4, "blocks": 1}
 
@@ -99,6 +99,25 @@ def test_round_trip_of_a_generator_whose_name_a_discriminator_shares(num_classes
     found, networks = load_networks(tmp_path / "model.safetensors")
     assert found.networks == {"generator": spec}
     assert isinstance(networks["generator"], GENERATORS["dcgan"])
+
+
+def test_round_trip_of_networks_of_several_roles(tmp_path: Path) -> None:
+    heads = {"channels": (3, 8), "layers": (1,), "width": 4}
+    specs = {
+        "generator_ab": NetworkSpec("resnet", ARGUMENTS),
+        "generator_projection": NetworkSpec("patches", heads, role="projection"),
+    }
+    modules = {"generator_ab": make_network(), "generator_projection": ROLES["projection"]["patches"](**heads)}
+    write_model(tmp_path / "model.safetensors", modules, make_info(networks=specs))
+    info, found = load_networks(tmp_path / "model.safetensors")
+    assert info.networks == specs
+    for key, weight in modules["generator_projection"].state_dict().items():
+        assert torch.equal(found["generator_projection"].state_dict()[key], weight)
+
+
+def test_files_from_before_there_were_roles_hold_generators(model: Path) -> None:
+    rewrite(model, lambda metadata: metadata["networks"]["generator_ab"].pop("role"))
+    assert load_networks(model)[0] == make_info()
 
 
 def test_equal_content_gives_equal_bytes(model: Path, tmp_path: Path) -> None:
@@ -213,6 +232,8 @@ def argument(**values: Any) -> Any:
         (lambda metadata: metadata.update(metrics={"fid": float("nan")}), "malformed"),
         (lambda metadata: metadata.update(directions={"a2b": "nobody"}), "contradicts"),
         (lambda metadata: metadata["networks"]["generator_ab"].update(name="os.system"), "unknown here"),
+        (lambda metadata: metadata["networks"]["generator_ab"].update(role="discriminator"), "unknown here"),
+        (lambda metadata: metadata["networks"]["generator_ab"].update(role="nobody"), "unknown here"),
         (argument(width=10**9), "cannot be built"),
         (argument(width=-4), "cannot be built"),
         (argument(blocks=10**6), "cannot be built"),

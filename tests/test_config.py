@@ -275,6 +275,26 @@ def test_another_network_drops_the_old_ones_arguments_and_the_same_one_keeps_the
     assert kept.arguments == {**load_recipe("cyclegan").generator.arguments, "width": 16}
 
 
+def test_a_network_that_few_methods_need_comes_and_goes() -> None:
+    assert load_recipe("cyclegan").projection is None
+    config = resolve("cyclegan", None, ["projection.width=16", "projection=patches", "projection.layers=[0,2]"])
+    assert config.projection == NetworkConfig("patches", {"width": 16, "layers": (0, 2)})
+    assert from_toml(to_toml(config)) == config
+    assert as_dict(config)["projection.width"] == 16
+    assert resolve("cyclegan", None, ["projection=patches", "projection=none"]).projection is None
+    with pytest.raises(Faults, match=r"projection\.name: is missing. Set it, or remove the other keys of projection"):
+        resolve("cyclegan", None, ["projection.width=16"])
+
+
+def test_a_file_s_network_can_be_taken_away(tmp_path: Path) -> None:
+    complete = tmp_path / "complete.toml"
+    complete.write_text(to_toml(resolve("cyclegan", None, ["projection=patches", "projection.width=16"])))
+    assert resolve(None, complete, ["projection=none"]).projection is None
+    assert resolve(None, complete, ["projection.width=8"]).projection == NetworkConfig("patches", {"width": 8})
+    with pytest.raises(Faults, match=r"generator\.name"):
+        resolve(None, complete, ["generator="])
+
+
 def test_an_objective_named_as_a_whole_takes_its_defaults() -> None:
     assert load_recipe("cyclegan").loss.adversarial == Choice("lsgan", weight=2.0)
     assert resolve("cyclegan", None, ["loss.adversarial=lsgan"]).loss.adversarial == Choice("lsgan")

@@ -29,6 +29,7 @@
     resnet.py       image -> image, fully convolutional (CycleGAN)
     unet.py         image -> image with skip connections (pix2pix)
     patchgan.py     one logit per patch
+    projection.py   patches of feature maps -> unit vectors (CUT)
 
 A noise generator is called as `(z, labels or None, draws or None)` and says `latent_dim` and `prior`, from which
 layers.draw_latents makes z; what else is random in it (noise at each pixel, mixed styles) follows the draws, and
@@ -37,14 +38,14 @@ without them is left out. A generator with styles also has `w_dim`, `num_styles`
 image generator is called as `(images, draws or None)`. A discriminator is called as `(images, condition or None,
 with_features)`: with_features adds the activations before the last layer, (N, F). Its class says by `judges_by` what
 it answers: "logit", higher for real, (N,) or (N, 1, h, w); or "energy", e(x) (N,) ≥ 0, lower for real, where the
-features are the code.
+features are the code. What else a method may need has a registry of its own, the role under which ROLES lists it.
 
 A network with a `members` argument is that many networks of equal form, called as one on member-major rows
 (members · N, ...), and each member answers as it would alone. A point is an image of one pixel, (dim, 1, 1).
 
-A new network is a class whose constructor arguments are the keys of the configuration's [generator] or [discriminator]
-table, and one line below. The caller supplies resolution, in_channels, out_channels, condition_channels and num_classes
-where the constructor has them. Weights come from torch's global random generator, in the constructor.
+A new network is a class whose constructor arguments are the keys of its role's table in the configuration, such as
+[generator], and one line below. The caller supplies resolution, in_channels, out_channels, condition_channels and
+num_classes where the constructor has them. Weights come from torch's global random generator, in the constructor.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ from img2img.networks.mixture import GeneratorMixture
 from img2img.networks.mlp import MLPDiscriminator, MLPGenerator
 from img2img.networks.patchgan import PatchDiscriminator
 from img2img.networks.progan import ProGANDiscriminator, ProGANGenerator
+from img2img.networks.projection import PatchProjection
 from img2img.networks.r3gan import R3GANDiscriminator, R3GANGenerator
 from img2img.networks.resnet import ResnetGenerator
 from img2img.networks.sngan import SNGANDiscriminator, SNGANGenerator
@@ -106,9 +108,22 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "stylegan2": StyleGAN2Discriminator,
 }
 
+PROJECTIONS: dict[str, type[nn.Module]] = {
+    "patches": PatchProjection,
+}
+
+# A role is a table of the configuration; every method needs the first two
+ROLES: dict[str, dict[str, type[nn.Module]]] = {
+    "generator": GENERATORS,
+    "discriminator": DISCRIMINATORS,
+    "projection": PROJECTIONS,
+}
+
 __all__ = [
     "DISCRIMINATORS",
     "GENERATORS",
+    "PROJECTIONS",
+    "ROLES",
     "AutoencoderDiscriminator",
     "BigGANDeepDiscriminator",
     "BigGANDeepGenerator",
@@ -123,6 +138,7 @@ __all__ = [
     "MLPDiscriminator",
     "MLPGenerator",
     "PatchDiscriminator",
+    "PatchProjection",
     "ProGANDiscriminator",
     "ProGANGenerator",
     "QuadraticDiscriminator",

@@ -179,7 +179,7 @@ def _open_data(config: Config, data: DataPaths, known_classes: tuple[str, ...]) 
 def _differences(found: NetworkSpec | None, wanted: NetworkSpec) -> str:
     """What distinguishes a model's network from the one a run builds; empty where nothing does."""
     if found is None or found.name != wanted.name:
-        return f"its generator is {found.name if found else 'another method'}, this run's {wanted.name}"
+        return f"its {wanted.role} is {found.name if found else 'another method'}, this run's {wanted.name}"
     if found.copies != wanted.copies:
         return f"it has train.generators = {found.copies}, this run {wanted.copies}"
     # how far a network has grown changes none of its weights' shapes

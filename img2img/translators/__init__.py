@@ -13,17 +13,17 @@ from torch import nn
 
 from img2img.augmentation import PARTS, parts_named
 from img2img.checkpoint import NetworkSpec
-from img2img.config import Config
+from img2img.config import Config, LossConfig, NetworkConfig
 from img2img.errors import Fault, UsageFault, suggestion, unknown_name
 from img2img.growth import GrowthSchedule
 from img2img.losses import ADVERSARIAL, Objective
-from img2img.networks import DISCRIMINATORS, GENERATORS
+from img2img.networks import DISCRIMINATORS, GENERATORS, ROLES
 from img2img.networks.growing import GROWN, Growing
 from img2img.networks.layers import what_mixes_samples
 from img2img.networks.mixture import GeneratorMixture
 from img2img.networks.resolution import split_resolution
 from img2img.penalties import PENALTIES, Penalty
-from img2img.translators.base import DataShape, NetworkPlan, Translator
+from img2img.translators.base import DataShape, NetworkPlan, Of, Translator
 from img2img.translators.conditional import Conditional
 from img2img.translators.cyclegan import CycleGAN
 from img2img.translators.pix2pix import Pix2Pix
@@ -37,7 +37,12 @@ TRANSLATORS: dict[str, type[Translator]] = {
     "cyclegan": CycleGAN,
     "points": Points,
 }
-_REGISTRIES: dict[str, dict[str, type[nn.Module]]] = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}
+_WEIGHTS_OF_ANY = ("feature_matching", "classification")  # a method need not name them to have them
+_WEIGHTS = tuple(
+    field.name
+    for field in dataclasses.fields(LossConfig)
+    if "help" in field.metadata and field.name not in _WEIGHTS_OF_ANY
+)
 
 
 def check(config: Config) -> list[Fault]:
@@ -52,10 +57,7 @@ def check(config: Config) -> list[Fault]:
     for name, arguments in config.loss.penalties.items():
         faults += _check_choice(f"loss.penalties.{name}", name, arguments, PENALTIES)
     faults += _check_augmentation(config)
-    plans = translator.plan(_example(config, translator))
-    for role, table in (("generator", config.generator), ("discriminator", config.discriminator)):
-        plan = next(plan for plan in plans.values() if plan.role == role)
-        faults += _check_network(role, table.name, table.arguments, plan)
+    faults += _check_networks(config, translator.plan(_example(config, translator)))
     # what cannot work together is told once what each of it is called is right
     faults = faults or [*_misfits(config, translator)]
     # both networks may refuse the same resolution
@@ -214,8 +216,8 @@ def _growth_misfits(config: Config) -> Iterator[Fault]:
         )
     if growth.start == 0:
         return
-    for role, registry in _REGISTRIES.items():
-        name = getattr(config, role).name
+    for role in ("generator", "discriminator"):
+        registry, name = ROLES[role], getattr(config, role).name
         if not issubclass(registry[name], Growing):
             growing = sorted(key for key, network in registry.items() if issubclass(network, Growing))
             yield UsageFault(
@@ -286,17 +288,17 @@ def build(config: Config, shape: DataShape) -> tuple[Translator, dict[str, Netwo
     """
     kind = TRANSLATORS[config.translator]
     shape = dataclasses.replace(shape, packing=config.train.packing, label_dropout=config.train.label_dropout)
-    specs, networks = {}, {}
+    specs: dict[str, NetworkSpec] = {}
+    networks: dict[str, nn.Module] = {}
     for name, plan in kind.plan(shape).items():
-        table = config.generator if plan.role == "generator" else config.discriminator
-        network = _REGISTRIES[plan.role][table.name]
+        table: NetworkConfig = getattr(config, plan.role)
+        network = ROLES[plan.role][table.name]
         copies = config.train.generators if plan.role == "generator" else 1
-        specs[name] = NetworkSpec(table.name, {**_accepted(network, plan.arguments), **table.arguments}, copies)
-        networks[name] = _construct_copies(network, plan.role, specs[name])
-    weights = {key: float(getattr(config.loss, key)) for key in kind.loss_weights}
-    for key in ("feature_matching", "classification"):
-        if (weight := getattr(config.loss, key)) is not None:
-            weights[key] = weight
+        arguments = {**_accepted(network, plan.resolved(networks)), **table.arguments}
+        specs[name] = NetworkSpec(table.name, arguments, copies, plan.role)
+        networks[name] = _construct_copies(network, specs[name])
+    wanted = (*kind.loss_weights, *kind.optional_weights, *_WEIGHTS_OF_ANY)
+    weights = {key: weight for key in wanted if (weight := getattr(config.loss, key)) is not None}
     translator = kind(shape, networks, make_objective(config), config.loss.adversarial.weight, weights)
     return translator, specs
 
@@ -312,10 +314,10 @@ def make_penalties(config: Config) -> dict[str, Penalty]:
     return {name: kinds[name](**arguments) for name, arguments in config.loss.penalties.items()}
 
 
-def _construct_copies(network: type[nn.Module], role: str, spec: NetworkSpec) -> nn.Module:
+def _construct_copies(network: type[nn.Module], spec: NetworkSpec) -> nn.Module:
     if spec.copies == 1:
-        return _construct(network, role, spec.arguments)
-    return GeneratorMixture([_construct(network, role, spec.arguments) for _ in range(spec.copies)])
+        return _construct(network, spec.role, spec.arguments)
+    return GeneratorMixture([_construct(network, spec.role, spec.arguments) for _ in range(spec.copies)])
 
 
 def _construct(network: type[nn.Module], role: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -337,12 +339,13 @@ def _unknown_name(subject: str, name: str, known: Iterable[str]) -> list[Fault]:
 
 def _check_weights(config: Config, translator: type[Translator]) -> list[Fault]:
     faults: list[Fault] = []
-    for key in ("cycle", "identity", "l1"):
+    known = (*translator.loss_weights, *translator.optional_weights)
+    for key in _WEIGHTS:
         value = getattr(config.loss, key)
         if key in translator.loss_weights and value is None:
             faults.append(UsageFault(f"loss.{key}", f"{config.translator} needs this weight", "Set it to zero or more"))
-        if key not in translator.loss_weights and value is not None:
-            used = ", ".join(f"loss.{name}" for name in translator.loss_weights) or "none"
+        if key not in known and value is not None:
+            used = ", ".join(f"loss.{name}" for name in known) or "none"
             faults.append(
                 UsageFault(
                     f"loss.{key}", f"{config.translator} has no such term (its weights: {used})", f"Set loss.{key}=none"
@@ -399,15 +402,38 @@ def _check_augmentation(config: Config) -> list[Fault]:
     return faults
 
 
-def _check_network(role: str, name: str, arguments: Mapping[str, Any], plan: NetworkPlan) -> list[Fault]:
-    registry = _REGISTRIES[role]
+def _check_networks(config: Config, plans: Mapping[str, NetworkPlan]) -> list[Fault]:
+    """Faults of one network of each role, without weights; a role's networks differ in channels at most."""
+    faults: list[Fault] = []
+    built: dict[str, nn.Module] = {}
+    for role, registry in ROLES.items():
+        table: NetworkConfig | None = getattr(config, role)
+        name, plan = next(((name, plan) for name, plan in plans.items() if plan.role == role), ("", None))
+        if plan is not None and table is None:
+            mend = f"Set {role}.name={' or '.join(sorted(registry))}"
+            faults.append(UsageFault(f"{role}.name", f"{config.translator} needs this network", mend))
+        elif plan is None and table is not None:
+            problem = f"{config.translator} has no use for such a network"
+            faults.append(UsageFault(role, problem, f"Set {role}=none, or remove the table [{role}]"))
+        elif plan is not None and table is not None:
+            faults += _check_network(table, plan, name, built)
+    return faults
+
+
+def _check_network(
+    table: NetworkConfig, plan: NetworkPlan, planned_name: str, built: dict[str, nn.Module]
+) -> list[Fault]:
+    """Faults of a network; where it has none it joins those that are `built`, as `planned_name`."""
+    role, name, arguments, registry = plan.role, table.name, table.arguments, ROLES[plan.role]
     faults = _unknown_name(f"{role}.name", name, registry)
     if faults:
         return faults
     parameters = inspect.signature(registry[name]).parameters
     own = {key for key in parameters if key not in plan.arguments}
     for key in arguments:
-        if key in plan.arguments:
+        if isinstance(decided := plan.arguments.get(key), Of):
+            faults.append(UsageFault(f"{role}.{key}", f"the {decided.network} decides this", "Remove it"))
+        elif key in plan.arguments:
             faults.append(
                 UsageFault(f"{role}.{key}", "the data decide this", "Remove it; see data.resolution, data.channels")
             )
@@ -419,17 +445,19 @@ def _check_network(role: str, name: str, arguments: Mapping[str, Any], plan: Net
     if not _fits(registry[name], plan):
         fitting = ", ".join(sorted(other for other in registry if _fits(registry[other], plan))) or "none"
         faults.append(UsageFault(f"{role}.name", f"network {name} does not fit this method", f"Fitting: {fitting}"))
-    if faults:
+    depends_on = {value.network for value in plan.arguments.values() if isinstance(value, Of)}
+    if faults or not depends_on <= set(built):
         return faults
     try:
         with torch.device("meta"):
-            network = _construct(registry[name], role, {**_accepted(registry[name], plan.arguments), **arguments})
+            network = _construct(registry[name], role, {**_accepted(registry[name], plan.resolved(built)), **arguments})
     except UsageFault as fault:
         return [fault]
-    return _check_stride(network, name, plan.arguments["resolution"])
+    built[planned_name] = network
+    return _check_stride(network, name, plan.arguments.get("resolution", ()))
 
 
-def _check_stride(network: nn.Module, name: str, resolution: tuple[int, int]) -> list[Fault]:
+def _check_stride(network: nn.Module, name: str, resolution: tuple[int, ...]) -> list[Fault]:
     """In use a picture is padded to the network's stride; in training the resolution must be a multiple."""
     stride = getattr(network, "stride", 1)
     if all(side % stride == 0 for side in resolution):
@@ -443,7 +471,7 @@ def _check_stride(network: nn.Module, name: str, resolution: tuple[int, int]) ->
 
 
 def _fits(network: type[nn.Module], plan: NetworkPlan) -> bool:
-    """The network takes images where it is given some, and takes all that matters of what the data decide."""
+    """It takes images where it is given some, takes all that matters of what is decided, and offers what is needed."""
     parameters = inspect.signature(network).parameters
     needed = {key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
     # a fully convolutional network may ignore the resolution, and without classes there is nothing to ignore
@@ -451,7 +479,8 @@ def _fits(network: type[nn.Module], plan: NetworkPlan) -> bool:
     takes_images = "in_channels" in parameters
     given_images = "in_channels" in plan.arguments
     offered = set(plan.arguments)
-    return takes_images == given_images and needed <= offered and offered - ignorable <= set(parameters)
+    takes_all = needed <= offered and offered - ignorable <= set(parameters)
+    return takes_images == given_images and takes_all and all(hasattr(network, name) for name in plan.offers)
 
 
 __all__ = [

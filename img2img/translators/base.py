@@ -41,16 +41,34 @@ class DataShape:
 
 
 @dataclass(frozen=True)
+class Of:
+    """A constructor argument that an earlier network of the plan decides: its attribute of that name."""
+
+    network: str
+    attribute: str
+
+
+@dataclass(frozen=True)
 class NetworkPlan:
-    """One network a method needs: its role in the configuration and the arguments that the data decide.
+    """One network a method needs: its role in the configuration and the arguments that are decided for it.
 
     Attributes:
-        role: "generator" or "discriminator": the configuration table its name and arguments come from.
-        arguments: constructor arguments by name, passed where the network's constructor has them.
+        role: a key of networks.ROLES: the configuration table its name and arguments come from.
+        arguments: constructor arguments by name, passed where the network's constructor has them: values that follow
+            from the data, or an Of.
+        offers: attributes that the method needs of the network's class, beyond calling it.
     """
 
     role: str
     arguments: dict[str, Any] = field(default_factory=dict)
+    offers: tuple[str, ...] = ()
+
+    def resolved(self, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
+        """The arguments' values, with the networks that were built before this one."""
+        return {
+            key: getattr(networks[value.network], value.attribute) if isinstance(value, Of) else value
+            for key, value in self.arguments.items()
+        }
 
 
 class Translator(nn.Module, ABC):
@@ -61,6 +79,7 @@ class Translator(nn.Module, ABC):
         task: what its model does, "translate", "sample" or "points".
         directions: "a2b", "b2a" -> the network that does it.
         loss_weights: the `loss.*` keys it needs, each a weight.
+        optional_weights: those it can do without.
         from_noise: its generator makes samples out of noise alone; what is done against mode collapse applies.
 
     Args:
@@ -68,13 +87,15 @@ class Translator(nn.Module, ABC):
         networks: one network per name in `plan`.
         objective: the adversarial objective.
         adversarial_weight: multiplies the generators' adversarial terms.
-        weights: one weight per name in `loss_weights`, and "feature_matching" where it is wanted.
+        weights: one weight per name in `loss_weights`, and of `optional_weights`, "feature_matching" and
+            "classification" those that are wanted.
     """
 
     source: ClassVar[str]
     task: ClassVar[str]
     directions: ClassVar[dict[str, str]] = {}
     loss_weights: ClassVar[tuple[str, ...]] = ()
+    optional_weights: ClassVar[tuple[str, ...]] = ()
     from_noise: ClassVar[bool] = False
 
     def __init__(
@@ -96,7 +117,11 @@ class Translator(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def plan(cls, shape: DataShape) -> dict[str, NetworkPlan]:
-        """The networks this method needs for such data, by name; generators' names begin with "generator"."""
+        """The networks this method needs for such data, by name.
+
+        A name begins with the player the network belongs to, "generator" or "discriminator": "generator_projection"
+        is optimised and averaged with the generators.
+        """
 
     @abstractmethod
     def generate(self, batch: Batch, *, for_generator: bool) -> Outputs:

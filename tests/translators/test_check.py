@@ -85,6 +85,11 @@ def test_every_recipe_is_right_and_builds(name: str) -> None:
             ["data.resolution=70,96"],
             "data.resolution: [70, 96] is no multiple of 4, as resnet needs. Use [72, 96]",
         ),
+        (
+            "cyclegan",
+            ["projection=patches"],
+            "projection: cyclegan has no use for such a network. Set projection=none, or remove the table [projection]",
+        ),
         ("cgan", ["discriminator.conditioning=none"], "discriminator.conditioning: 'none' would ignore the 2 classes"),
     ],
 )

@@ -1,0 +1,76 @@
+"""Patches of feature maps as unit vectors, which contrastive translation compares (CUT)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from img2img.draws import Draws
+from img2img.errors import UsageFault
+from img2img.networks.arguments import MAX_UNITS, MAX_WIDTH, check_whole
+from img2img.networks.layers import init_normal
+
+_LARGEST_CHANNELS = 16 * MAX_WIDTH  # of a feature map: the widest generator halves four times
+_MAX_LAYERS = 256
+_MAX_PATCHES = 4096  # each is compared with each
+
+
+class PatchProjection(nn.Module):
+    """Feature maps (N, C, H, W) of the chosen layers, and draws -> for each of them unit vectors (N, P, width).
+
+    P places of each map, distinct and with equal chances, are chosen by the draws, so equal draws take equal places of
+    maps of equal size; P is `patches`, or all places of a smaller map. Each layer has an MLP of its own, Linear, ReLU,
+    Linear, and what it gives is divided by its L2 norm (Park et al. 2020, arXiv:2007.15651).
+
+    Args:
+        channels: of every feature map that the generator can give.
+        layers: numbers of those that are taken. Of a ResNet the paper takes the pixels, both downsampling convolutions,
+            and the first and fifth residual block.
+        width: of both linear layers.
+        patches: places taken of each map; every place is told from the others of its picture.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: tuple[int, ...],
+        layers: tuple[int, ...] = (0, 1, 2, 3, 7),
+        width: int = 256,
+        patches: int = 256,
+    ) -> None:
+        super().__init__()
+        for count in _numbers("channels", channels):
+            check_whole("channels", count, 1, _LARGEST_CHANNELS)
+        for number in _numbers("layers", layers):
+            check_whole("layers", number, 0, len(channels) - 1)
+        if len(set(layers)) < len(layers):
+            raise UsageFault("layers", f"{list(layers)} names a layer twice", "Name each layer once")
+        check_whole("width", width, 1, MAX_UNITS)
+        check_whole("patches", patches, 2, _MAX_PATCHES)
+        self.layers = tuple(layers)
+        self.patches = patches
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(channels[number], width), nn.ReLU(inplace=True), nn.Linear(width, width))
+            for number in layers
+        )
+        init_normal(self)
+
+    def forward(self, features: Sequence[Tensor], draws: Draws) -> list[Tensor]:
+        vectors = []
+        for number, head, maps in zip(self.layers, self.heads, features, strict=True):
+            places = self._places(maps.shape[2] * maps.shape[3], draws.stream(f"layer{number}"))
+            rows = maps.flatten(2).gather(2, places[:, None].expand(-1, maps.shape[1], -1)).transpose(1, 2)
+            vectors.append(F.normalize(head(rows), dim=2))
+        return vectors
+
+    def _places(self, count: int, draws: Draws) -> Tensor:
+        """(N, P) int64: distinct numbers below `count` for each picture."""
+        return draws.uniform(count).topk(min(self.patches, count), dim=1).indices
+
+
+def _numbers(name: str, values: object) -> tuple[object, ...]:
+    if not (isinstance(values, list | tuple) and 0 < len(values) <= _MAX_LAYERS):
+        raise UsageFault(name, f"{values!r} is not a list of layers' numbers", "Use for example [0, 1, 2]")
+    return tuple(values)
