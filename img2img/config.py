@@ -127,7 +127,7 @@ class DataConfig(_Section):
     )
     channels: int = _key(3, "1 grey, 3 RGB, 4 RGBA", choices=(1, 3, 4))
     fit: str = _key("crop", "cut to the target's proportions, or stretch to them", choices=("crop", "stretch"))
-    direction: str = _key("a2b", "which way a paired method learns", choices=("a2b", "b2a"))
+    direction: str = _key("a2b", "which way a method of one direction learns", choices=("a2b", "b2a"))
     workers: int = _key(0, "threads that decode; 0 = by the number of cores", minimum=0, maximum=256)
     cache_gb: float = _key(2.0, "memory for decoded pictures in GB; 0 = none", minimum=0.0, maximum=65536.0)
     skip_bad: bool = _key(False, "go on without unreadable pictures, up to a tenth of them")
@@ -178,6 +178,12 @@ class LossConfig(_Section):
     cycle: float | None = _key(None, "weight of the cycle-consistency loss", minimum=0.0, maximum=1e6)
     identity: float | None = _key(None, "weight of the identity loss", minimum=0.0, maximum=1e6)
     l1: float | None = _key(None, "weight of the L1 loss against the pair's target", minimum=0.0, maximum=1e6)
+    nce: float | None = _key(
+        None, "weight of telling a picture's translated patches from each other (CUT)", minimum=0.0, maximum=1e6
+    )
+    nce_identity: float | None = _key(
+        None, "weight of the same loss for pictures that are in b already (CUT, not FastCUT)", minimum=0.0, maximum=1e6
+    )
     feature_matching: float | None = _key(
         None, "weight of the distance between the discriminator's mean features", minimum=0.0, maximum=1e6
     )
@@ -346,7 +352,7 @@ class Config:
     """Everything a run depends on but its data: from --set to constructor argument, each key has one name."""
 
     table: ClassVar[str] = ""
-    translator: str = field(metadata={"help": "method: unconditional, conditional, points, pix2pix, cyclegan"})
+    translator: str = field(metadata={"help": "method: unconditional, conditional, points, pix2pix, cyclegan, cut"})
     recipe: RecipeInfo = field(default_factory=RecipeInfo)
     data: DataConfig = field(default_factory=DataConfig)
     generator: NetworkConfig

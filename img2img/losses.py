@@ -323,6 +323,16 @@ def classification(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
 
 
+def patch_nce(queries: Tensor, keys: Tensor, temperature: float = 0.07) -> Tensor:
+    """How badly each query tells its own key from the others of its picture: unit vectors (N, P, D) twice -> (N,).
+
+    −log (exp(qᵢ·kᵢ/τ) / Σⱼ exp(qᵢ·kⱼ/τ)), mean over the places i (CUT: Park et al. 2020, arXiv:2007.15651). log P where
+    all keys are alike, 0 where each query meets its own alone.
+    """
+    logits = queries @ keys.transpose(1, 2) / temperature
+    return (logits.logsumexp(2) - logits.diagonal(dim1=1, dim2=2)).mean(1)
+
+
 def l1(output: Tensor, target: Tensor) -> Tensor:
     """Mean absolute difference of each sample, (N, C, H, W) twice -> (N,)."""
     return per_sample((output - target).abs())

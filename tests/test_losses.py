@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from img2img.losses import (
@@ -21,6 +22,7 @@ from img2img.losses import (
     feature_matching,
     l1,
     most_realistic,
+    patch_nce,
     pull_away,
 )
 
@@ -244,3 +246,37 @@ def test_feature_matching_is_the_squared_distance_of_means() -> None:
 def test_l1_is_the_mean_of_each_sample() -> None:
     output, target = torch.tensor([[1.0, 3.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.5, -0.5]])
     assert l1(output, target).tolist() == [2.0, 0.5]
+
+
+def unit_vectors(*shape: int, seed: int = 0) -> Tensor:
+    vectors = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return F.normalize(vectors, dim=-1)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+def test_patch_nce_in_closed_form(temperature: float) -> None:
+    alike = unit_vectors(1, 1, 4).expand(2, 5, 4)
+    torch.testing.assert_close(patch_nce(alike, alike, temperature), torch.full((2,), math.log(5)).double())
+    # orthonormal keys, each met by its own query: similarity 1 against P − 1 zeros
+    apart = torch.eye(5).double().expand(2, 5, 5)
+    own = math.log1p(4 * math.exp(-1 / temperature))
+    torch.testing.assert_close(patch_nce(apart, apart, temperature), torch.full((2,), own).double())
+    # each met by another's: 0 against one similarity of 1 and P − 2 zeros
+    others = math.log(4 + math.exp(1 / temperature))
+    torch.testing.assert_close(patch_nce(apart.roll(1, 1), apart, temperature), torch.full((2,), others).double())
+
+
+def test_patch_nce_is_cross_entropy_over_the_places_of_each_picture() -> None:
+    queries, keys = unit_vectors(3, 6, 4), unit_vectors(3, 6, 4, seed=1)
+    for row, loss in enumerate(patch_nce(queries, keys)):
+        torch.testing.assert_close(loss, F.cross_entropy(queries[row] @ keys[row].T / 0.07, torch.arange(6)))
+        torch.testing.assert_close(loss, patch_nce(queries[[row]], keys[[row]])[0])
+
+
+def test_patch_nce_moves_a_query_to_its_key_and_away_from_the_others() -> None:
+    queries, keys = unit_vectors(2, 6, 4).requires_grad_(), unit_vectors(2, 6, 4, seed=1)
+    (gradient,) = torch.autograd.grad(patch_nce(queries, keys).sum(), queries)
+    moved = (queries - 1e-4 * gradient).detach()
+    before, after = (F.softmax(vectors @ keys.transpose(1, 2) / 0.07, dim=2) for vectors in (queries.detach(), moved))
+    assert (after.diagonal(dim1=1, dim2=2) > before.diagonal(dim1=1, dim2=2)).all()
+    assert torch.autograd.gradcheck(patch_nce, (queries, keys.requires_grad_()), fast_mode=True)

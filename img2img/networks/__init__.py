@@ -35,10 +35,13 @@ A noise generator is called as `(z, labels or None, draws or None)` and says `la
 layers.draw_latents makes z; what else is random in it (noise at each pixel, mixed styles) follows the draws, and
 without them is left out. A generator with styles also has `w_dim`, `num_styles`, `map(z, labels)` -> w (N, w_dim) and
 `synthesize(w, draws or None)` of w (N, w_dim) or (N, num_styles, w_dim); its forward is the one after the other. An
-image generator is called as `(images, draws or None)`. A discriminator is called as `(images, condition or None,
-with_features)`: with_features adds the activations before the last layer, (N, F). Its class says by `judges_by` what
-it answers: "logit", higher for real, (N,) or (N, 1, h, w); or "energy", e(x) (N,) ≥ 0, lower for real, where the
-features are the code. What else a method may need has a registry of its own, the role under which ROLES lists it.
+image generator is called as `(images, draws or None)`; one whose encoder can be looked into has `feature_channels`, the
+channels of each of its feature maps from the images inwards, `encode(images, layers)` -> the maps of these numbers, and
+`translate(images, layers, draws or None)` -> its output and the maps it met on the way. A discriminator is called as
+`(images, condition or None, with_features)`: with_features adds the activations before the last layer, (N, F). Its
+class says by `judges_by` what it answers: "logit", higher for real, (N,) or (N, 1, h, w); or "energy", e(x) (N,) ≥ 0,
+lower for real, where the features are the code. What else a method may need has a registry of its own, the role under
+which ROLES lists it.
 
 A network with a `members` argument is that many networks of equal form, called as one on member-major rows
 (members · N, ...), and each member answers as it would alone. A point is an image of one pixel, (dim, 1, 1).

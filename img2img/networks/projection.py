@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from img2img.draws import Draws
 from img2img.errors import UsageFault
-from img2img.networks.arguments import MAX_UNITS, MAX_WIDTH, check_whole
+from img2img.networks.arguments import MAX_UNITS, MAX_WIDTH, check_share, check_whole
 from img2img.networks.layers import init_normal
 
 _LARGEST_CHANNELS = 16 * MAX_WIDTH  # of a feature map: the widest generator halves four times
@@ -18,11 +19,16 @@ _MAX_PATCHES = 4096  # each is compared with each
 
 
 class PatchProjection(nn.Module):
-    """Feature maps (N, C, H, W) of the chosen layers, and draws -> for each of them unit vectors (N, P, width).
+    """Feature maps (N, C, H, W) of the chosen layers, draws, and mirrored (N,) bool or None -> unit vectors of each.
+
+    These are (N, P, width) in the weights' own precision.
 
     P places of each map, distinct and with equal chances, are chosen by the draws, so equal draws take equal places of
     maps of equal size; P is `patches`, or all places of a smaller map. Each layer has an MLP of its own, Linear, ReLU,
     Linear, and what it gives is divided by its L2 norm (Park et al. 2020, arXiv:2007.15651).
+
+    A picture that is `mirrored` gives the vectors of the places left to right of those chosen, so that the maps of a
+    picture and of its mirror image can be compared.
 
     Args:
         channels: of every feature map that the generator can give.
@@ -30,6 +36,8 @@ class PatchProjection(nn.Module):
             and the first and fifth residual block.
         width: of both linear layers.
         patches: places taken of each map; every place is told from the others of its picture.
+        mirror: share of the pictures that the caller shall compare with their mirror image, as FastCUT does with one
+            half. Kept as an attribute.
     """
 
     def __init__(
@@ -39,6 +47,7 @@ class PatchProjection(nn.Module):
         layers: tuple[int, ...] = (0, 1, 2, 3, 7),
         width: int = 256,
         patches: int = 256,
+        mirror: float = 0.0,
     ) -> None:
         super().__init__()
         for count in _numbers("channels", channels):
@@ -49,20 +58,28 @@ class PatchProjection(nn.Module):
             raise UsageFault("layers", f"{list(layers)} names a layer twice", "Name each layer once")
         check_whole("width", width, 1, MAX_UNITS)
         check_whole("patches", patches, 2, _MAX_PATCHES)
+        check_share("mirror", mirror)
         self.layers = tuple(layers)
         self.patches = patches
+        self.mirror = mirror
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Linear(channels[number], width), nn.ReLU(inplace=True), nn.Linear(width, width))
             for number in layers
         )
         init_normal(self)
 
-    def forward(self, features: Sequence[Tensor], draws: Draws) -> list[Tensor]:
+    def forward(self, features: Sequence[Tensor], draws: Draws, mirrored: Tensor | None = None) -> list[Tensor]:
         vectors = []
         for number, head, maps in zip(self.layers, self.heads, features, strict=True):
-            places = self._places(maps.shape[2] * maps.shape[3], draws.stream(f"layer{number}"))
-            rows = maps.flatten(2).gather(2, places[:, None].expand(-1, maps.shape[1], -1)).transpose(1, 2)
-            vectors.append(F.normalize(head(rows), dim=2))
+            height, width = maps.shape[2:]
+            places = self._places(height * width, draws.stream(f"layer{number}"))
+            rows, columns = places // width, places % width
+            if mirrored is not None:
+                columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
+            pictures = torch.arange(len(maps), device=maps.device)[:, None]
+            chosen = maps[pictures, :, rows, columns]  # copies these places only, in any memory layout
+            projected = head(chosen).to(next(head.parameters()).dtype)  # autocast must not round the norm
+            vectors.append(F.normalize(projected, dim=2))
         return vectors
 
     def _places(self, count: int, draws: Draws) -> Tensor:

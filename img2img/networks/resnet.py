@@ -5,6 +5,8 @@ It follows Johnson et al. 2016 (arXiv:1603.08155).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +35,8 @@ class ResidualBlock(nn.Module):
 
 class ResnetGenerator(nn.Module):
     """images (N, in_channels, H, W) -> (N, out_channels, H, W) in [-1, 1].
+
+    Its feature maps are the images, what each halving gives, and what each residual block gives, in this order.
 
     H and W are multiples of `stride` and at least `min_size`. In CycleGAN's notation: c7s1-width, d(2·width),
     d(4·width), blocks × R(4·width), u(2·width), u(width), c7s1-out_channels, tanh. The convolutions lack a bias where
@@ -69,6 +73,11 @@ class ResnetGenerator(nn.Module):
         check_whole("downsamplings", downsamplings, 0, 4)
         self.in_channels = in_channels
         self.out_channels = out_channels
+        self.feature_channels = (
+            in_channels,
+            *(width * 2 ** (level + 1) for level in range(downsamplings)),
+            *(width * 2**downsamplings for _ in range(blocks)),
+        )
         self.stride = 2**downsamplings
         # a reflection needs a side longer than itself: 3 pixels at full resolution, 1 at the blocks
         self.min_size = max(4, 2 * self.stride)
@@ -103,7 +112,30 @@ class ResnetGenerator(nn.Module):
         init_normal(self)
 
     def forward(self, images: Tensor, draws: Draws | None = None) -> Tensor:
-        x = self.down(self.first(reflect_pad(images, 3)))
+        return self.translate(images, (), draws)[0]
+
+    def translate(
+        self, images: Tensor, layers: Sequence[int], draws: Draws | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The translated images, and on the way the feature maps of these numbers."""
+        kept, x = {}, images
+        for number, x in enumerate(self._encoder(images, draws)):
+            if number in layers:
+                kept[number] = x
+        return torch.tanh(self.last(reflect_pad(self.up(x), 3))), [kept[number] for number in layers]
+
+    def encode(self, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """The feature maps of these numbers; nothing behind the last of them is computed."""
+        kept = {number: x for number, x in zip(range(max(layers) + 1), self._encoder(images)) if number in layers}
+        return [kept[number] for number in layers]
+
+    def _encoder(self, images: Tensor, draws: Draws | None = None) -> Iterator[Tensor]:
+        """All feature maps, one after the other."""
+        yield images
+        x = self.first(reflect_pad(images, 3))
+        for halving in self.down:
+            x = halving(x)
+            yield x
         for index, block in enumerate(self.blocks):
             x = block(x, draws.stream(f"block{index}") if draws is not None else None)
-        return torch.tanh(self.last(reflect_pad(self.up(x), 3)))
+            yield x

@@ -25,6 +25,7 @@ from img2img.networks.resolution import split_resolution
 from img2img.penalties import PENALTIES, Penalty
 from img2img.translators.base import DataShape, NetworkPlan, Of, Translator
 from img2img.translators.conditional import Conditional
+from img2img.translators.cut import CUT
 from img2img.translators.cyclegan import CycleGAN
 from img2img.translators.pix2pix import Pix2Pix
 from img2img.translators.points import Points
@@ -35,6 +36,7 @@ TRANSLATORS: dict[str, type[Translator]] = {
     "conditional": Conditional,
     "pix2pix": Pix2Pix,
     "cyclegan": CycleGAN,
+    "cut": CUT,
     "points": Points,
 }
 _WEIGHTS_OF_ANY = ("feature_matching", "classification")  # a method need not name them to have them

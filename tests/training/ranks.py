@@ -1,4 +1,4 @@
-"""Trains three families for a few steps in float64, in memory, and writes each rank's weights; run by torchrun or alone."""
+"""Trains some families for a few steps in float64, in memory, and writes each rank's weights; run by torchrun or alone."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ SETTINGS = {
         "loss.penalties.r1.every": 2,
     },
     "pix2pix": {"generator.dropout": 0.5},
+    "cut": {"train.accumulate": 2},
     "cyclegan": {
         "train.image_pool": 6,
         "train.accumulate": 2,

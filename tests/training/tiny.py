@@ -65,6 +65,21 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "train.image_pool": 5,
         },
     ),
+    # heads, keyed places, half the pictures mirrored, identities
+    "cut": (
+        "fastcut-small",
+        "unpaired",
+        {
+            "generator.width": 4,
+            "generator.blocks": 1,
+            "discriminator.width": 4,
+            "discriminator.layers": 1,
+            "projection.layers": [0, 1, 3],
+            "projection.width": 8,
+            "projection.patches": 16,
+            "loss.nce_identity": 1.0,
+        },
+    ),
     # 4, 8 and 16 pixels; states are saved at 8 images, in the first fade, at 12, and at 18, in the second
     "growing": (
         "progan-small",

@@ -60,6 +60,20 @@ METHODS: dict[str, tuple[str, tuple[str, ...], str]] = {
         (*TINY, *PATCHES, "generator.blocks=1", "generator.downsamplings=1", "train.batch=2", "train.image_pool=3"),
         "",
     ),
+    "cut": (
+        "fastcut-small",
+        (
+            *TINY,
+            *PATCHES,
+            "generator.blocks=1",
+            "generator.downsamplings=1",
+            "projection.layers=0,2",
+            "projection.width=8",
+            "loss.nce_identity=1",
+            "train.batch=2",
+        ),
+        "",
+    ),
 }
 
 
