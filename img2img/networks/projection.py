@@ -70,9 +70,8 @@ class PatchProjection(nn.Module):
 
     def forward(self, features: Sequence[Tensor], draws: Draws, mirrored: Tensor | None = None) -> list[Tensor]:
         vectors = []
-        for number, head, maps in zip(self.layers, self.heads, features, strict=True):
-            height, width = maps.shape[2:]
-            places = self._places(height * width, draws.stream(f"layer{number}"))
+        for head, maps, places in zip(self.heads, features, self._places(features, draws), strict=True):
+            width = maps.shape[3]
             rows, columns = places // width, places % width
             if mirrored is not None:
                 columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
@@ -82,9 +81,11 @@ class PatchProjection(nn.Module):
             vectors.append(F.normalize(projected, dim=2))
         return vectors
 
-    def _places(self, count: int, draws: Draws) -> Tensor:
-        """(N, P) int64: distinct numbers below `count` for each picture."""
-        return draws.uniform(count).topk(min(self.patches, count), dim=1).indices
+    def _places(self, features: Sequence[Tensor], draws: Draws) -> list[Tensor]:
+        """Of each map (N, P) int64: distinct places, numbered row by row."""
+        counts = [maps.shape[2] * maps.shape[3] for maps in features]
+        chances = draws.uniform(sum(counts)).split(counts, dim=1)
+        return [chance.topk(min(self.patches, chance.shape[1]), dim=1).indices for chance in chances]
 
 
 def _numbers(name: str, values: object) -> tuple[object, ...]:

@@ -46,12 +46,13 @@ class Places(nn.Module):
         return values
 
 
-def places(heads: PatchProjection, size: tuple[int, int], keys: Draws, mirrored: Tensor | None = None) -> Tensor:
-    """(N, P, 2): the row and column of each place that is taken of a map of this size."""
+def places(size: tuple[int, int], patches: int, keys: Draws) -> list[Tensor]:
+    """Of two maps of this size (N, P, 2): the row and column of each place that is taken."""
+    heads = projection(channels=(2, 2), layers=(0, 1), patches=patches)
+    heads.heads = nn.ModuleList([Places(), Places()])
     grid = torch.stack(torch.meshgrid(*map(torch.arange, size), indexing="ij")).float()
-    heads.heads = nn.ModuleList([Places()])
-    heads([grid.expand(len(keys), -1, -1, -1)], keys, mirrored)
-    return heads.heads[0].seen  # type: ignore[return-value]
+    heads([grid.expand(len(keys), -1, -1, -1)] * 2, keys)
+    return [head.seen for head in heads.heads]  # type: ignore[misc]
 
 
 def test_vectors_are_the_mlp_of_each_place_divided_by_its_norm() -> None:
@@ -73,7 +74,7 @@ def test_vectors_are_the_mlp_of_each_place_divided_by_its_norm() -> None:
 
 
 def test_places_are_distinct_and_every_one_is_as_likely() -> None:
-    taken = places(projection(channels=(2,), layers=(0,), patches=6), (3, 4), draws(*range(4000)))
+    taken, _ = places((3, 4), 6, draws(*range(4000)))
     numbers = (taken[..., 0] * 4 + taken[..., 1]).long()
     assert all(len(set(row)) == 6 for row in numbers.tolist())
     counts = numbers.flatten().bincount(minlength=12)
@@ -82,13 +83,11 @@ def test_places_are_distinct_and_every_one_is_as_likely() -> None:
 
 
 def test_places_belong_to_the_image_and_differ_between_layers() -> None:
-    heads = projection(channels=(2, 2), layers=(0,), patches=4)
-    both = places(heads, (8, 8), draws(5, 6))
-    assert torch.equal(places(heads, (8, 8), draws(6)), both[1:])
-    assert not torch.equal(both[0], both[1])
-    assert not torch.equal(places(heads, (8, 8), draws(5, 6, seed=1)), both)
-    heads = projection(channels=(2, 2), layers=(1,), patches=4)
-    assert not torch.equal(places(heads, (8, 8), draws(5, 6)), both)
+    first, second = places((8, 8), 4, draws(5, 6))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])
+    assert torch.equal(places((8, 8), 4, draws(6))[0], first[1:])
+    assert not torch.equal(places((8, 8), 4, draws(5, 6, seed=1))[0], first)
 
 
 def test_mirrored_pictures_give_the_places_of_their_mirror_images() -> None:

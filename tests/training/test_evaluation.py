@@ -41,7 +41,13 @@ from img2img.training.precision import choose_precision
 from img2img.training.prepare import Prepared, check, prepare
 from img2img.training.standing import Standing
 
-FOLDERS = {"unconditional": "images", "conditional": "classes", "pix2pix": "pairs", "cyclegan": "unpaired"}
+FOLDERS = {
+    "unconditional": "images",
+    "conditional": "classes",
+    "pix2pix": "pairs",
+    "cyclegan": "unpaired",
+    "cut": "unpaired",
+}
 
 
 @pytest.fixture(scope="module")
