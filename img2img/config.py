@@ -655,7 +655,7 @@ def describe_keys() -> list[dict[str, str]]:
     named = {
         **{table: [("name", name, "", "network"), constructor] for table in PLAYERS},
         **{
-            table: [("name", f"{name}, or none", "none", "network, of methods that need it"), constructor]
+            table: [("", f"{name}, or none", "none", "network, of methods that need it"), constructor]
             for table in FURTHER_NETWORKS
         },
         ADVERSARIAL: [
