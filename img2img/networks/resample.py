@@ -11,6 +11,9 @@ backward, ms in float32 / bfloat16:
                 offered by interpolation with antialias
     blurring    65 / 20 by a depthwise convolution, 456 / 102 by banded matrices, 201 / 92 by average pools
 Halving is slow in its backward alone, a doubling. So each of the two is here the other's derivative.
+
+Image to image networks say by a name of DOWNSAMPLINGS and one of UPSAMPLINGS how they halve and double; the layers
+for it stand at the end.
 """
 
 from __future__ import annotations
@@ -19,10 +22,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from img2img.networks.convolution import conv2d, conv_transpose2d
-from img2img.networks.layers import without_autocast
+from img2img.networks.layers import reflect_pad, without_autocast
+
+DOWNSAMPLINGS = ("strided", "antialiased")
+UPSAMPLINGS = ("transposed", "nearest", "antialiased")
+BINOMIAL_TAPS = 3  # of binomial_downsample, for those who count receptive fields
 
 
 def fir_upsample(images: Tensor) -> Tensor:
@@ -45,6 +52,18 @@ def average_downsample(images: Tensor) -> Tensor:
     """(N, C, 2H, 2W) -> (N, C, H, W), the mean of every four pixels."""
     with without_autocast(images.device):
         return F.avg_pool2d(images, 2)
+
+
+def binomial_downsample(images: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C, ⌈H / 2⌉, ⌈W / 2⌉) by [1, 2, 1] / 4 about every other pixel, from the first on.
+
+    The filter of Zhang 2019 (arXiv:1904.11486) for a stride of 2, there "Tri-3". Beyond the edges pixels are mirrored,
+    so H and W are at least 2. It stands where a convolution of stride 2 samples, while `fir_downsample` lies half a
+    pixel beside it.
+    """
+    padded = reflect_pad(images, 1)
+    rows = padded[:, :, :-2:2] + 2 * padded[:, :, 1:-1:2] + padded[:, :, 2::2]
+    return (rows[..., :-2:2] + 2 * rows[..., 1:-1:2] + rows[..., 2::2]) / 16
 
 
 def fir_blur(images: Tensor, padding: int, gain: float = 1.0) -> Tensor:
@@ -106,3 +125,45 @@ class _Halve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Tensor:
         return fir_upsample(slope / 4)
+
+
+class Halve(nn.Module):
+    """`binomial_downsample` as a layer."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return binomial_downsample(images)
+
+
+class Double(nn.Module):
+    """(N, C, H, W) -> (N, C, 2H, 2W): pixels repeated ("nearest"), or by `fir_upsample` ("antialiased")."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, images: Tensor) -> Tensor:
+        return repeat_upsample(images) if self.kind == "nearest" else fir_upsample(images)
+
+    def extra_repr(self) -> str:
+        return self.kind
+
+
+class ConvDown(nn.Conv2d):
+    """`conv_down` with a 3×3 weight and a bias: (N, inputs, 2H, 2W) -> (N, outputs, H, W)."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
+        super().__init__(inputs, outputs, 3, stride=2, bias=bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return conv_down(images, self.weight, self.bias)
+
+
+class ConvUp(nn.ConvTranspose2d):
+    """`conv_up` with a 3×3 weight and a bias: (N, inputs, H, W) -> (N, outputs, 2H, 2W)."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
+        super().__init__(inputs, outputs, 3, stride=2, bias=bias)
+
+    def forward(self, images: Tensor, output_size: list[int] | None = None) -> Tensor:
+        doubled = conv_up(images, self.weight)
+        return doubled if self.bias is None else doubled + self.bias[:, None, None].to(doubled.dtype)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from img2img.draws import Draws
 from img2img.networks.arguments import MAX_CHANNELS, MAX_WIDTH, check_choice, check_share, check_whole
 from img2img.networks.layers import NORMS, KeyedDropout, init_normal, make_norm, needs_bias, reflect_pad
+from img2img.networks.resample import DOWNSAMPLINGS, UPSAMPLINGS, Double, Halve
 
 
 class ResidualBlock(nn.Module):
@@ -33,6 +34,24 @@ class ResidualBlock(nn.Module):
         return x + y
 
 
+def _down(narrow: int, norm: str, downsampling: str) -> nn.Sequential:
+    """(N, narrow, H, W) -> (N, 2·narrow, H / 2, W / 2)."""
+    antialiased = downsampling == "antialiased"
+    conv = nn.Conv2d(narrow, 2 * narrow, 3, 1 if antialiased else 2, padding=1, bias=needs_bias(norm))
+    halve = [Halve()] if antialiased else []
+    return nn.Sequential(conv, make_norm(norm, 2 * narrow), nn.ReLU(inplace=True), *halve)
+
+
+def _up(narrow: int, norm: str, upsampling: str) -> nn.Sequential:
+    """(N, 2·narrow, H, W) -> (N, narrow, 2H, 2W)."""
+    bias = needs_bias(norm)
+    then = make_norm(norm, narrow), nn.ReLU(inplace=True)
+    if upsampling == "transposed":
+        conv = nn.ConvTranspose2d(2 * narrow, narrow, 3, stride=2, padding=1, output_padding=1, bias=bias)
+        return nn.Sequential(conv, *then)
+    return nn.Sequential(Double(upsampling), nn.Conv2d(2 * narrow, narrow, 3, padding=1, bias=bias), *then)
+
+
 class ResnetGenerator(nn.Module):
     """images (N, in_channels, H, W) -> (N, out_channels, H, W) in [-1, 1].
 
@@ -47,6 +66,12 @@ class ResnetGenerator(nn.Module):
         width: channels at full resolution, doubled at each of `downsamplings` halvings.
         blocks: residual blocks; the paper takes 6 at 128×128 and 9 at 256×256 and above.
         dropout: probability inside each block (0 in the paper); on only where forward is given draws.
+        downsampling: "strided" convolutions, or "antialiased": with stride 1, halved behind the activation by
+            [1, 2, 1] / 4 (Zhang 2019, arXiv:1904.11486).
+        upsampling: "transposed" convolutions, whose kernels overlap unevenly; or a 3×3 convolution on pixels that are
+            repeated ("nearest": Odena et al. 2016, "Deconvolution and Checkerboard Artifacts", Distill) or interpolated
+            ("antialiased": zeros between them, filtered by [1, 3, 3, 1] / 4). With both antialiased it is the
+            generator of CUT's released code.
     """
 
     dropout_at_test = False
@@ -62,6 +87,8 @@ class ResnetGenerator(nn.Module):
         norm: str = "instance",
         dropout: float = 0.0,
         downsamplings: int = 2,
+        downsampling: str = "strided",
+        upsampling: str = "transposed",
     ) -> None:
         super().__init__()
         check_whole("in_channels", in_channels, 1, MAX_CHANNELS)
@@ -71,6 +98,8 @@ class ResnetGenerator(nn.Module):
         check_choice("norm", norm, NORMS)
         check_share("dropout", dropout)
         check_whole("downsamplings", downsamplings, 0, 4)
+        check_choice("downsampling", downsampling, DOWNSAMPLINGS)
+        check_choice("upsampling", upsampling, UPSAMPLINGS)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.feature_channels = (
@@ -87,27 +116,9 @@ class ResnetGenerator(nn.Module):
         self.first = nn.Sequential(
             nn.Conv2d(in_channels, width, 7, bias=bias), make_norm(norm, width), nn.ReLU(inplace=True)
         )
-        self.down = nn.Sequential(
-            *(
-                nn.Sequential(
-                    nn.Conv2d(narrow, 2 * narrow, 3, stride=2, padding=1, bias=bias),
-                    make_norm(norm, 2 * narrow),
-                    nn.ReLU(inplace=True),
-                )
-                for narrow in widths[:-1]
-            )
-        )
+        self.down = nn.Sequential(*(_down(narrow, norm, downsampling) for narrow in widths[:-1]))
         self.blocks = nn.ModuleList(ResidualBlock(widths[-1], norm, dropout) for _ in range(blocks))
-        self.up = nn.Sequential(
-            *(
-                nn.Sequential(
-                    nn.ConvTranspose2d(2 * narrow, narrow, 3, stride=2, padding=1, output_padding=1, bias=bias),
-                    make_norm(norm, narrow),
-                    nn.ReLU(inplace=True),
-                )
-                for narrow in widths[-2::-1]
-            )
-        )
+        self.up = nn.Sequential(*(_up(narrow, norm, upsampling) for narrow in widths[-2::-1]))
         self.last = nn.Conv2d(width, out_channels, 7)
         init_normal(self)
 

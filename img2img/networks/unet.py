@@ -18,6 +18,7 @@ from img2img.networks.arguments import (
     check_whole,
 )
 from img2img.networks.layers import NORMS, KeyedDropout, init_normal, make_norm, needs_bias
+from img2img.networks.resample import DOWNSAMPLINGS, UPSAMPLINGS, ConvDown, ConvUp, Double
 
 MAX_DEPTH = 8  # of the paper's network, and of depth = None
 
@@ -38,6 +39,36 @@ def deepest(resolution: object) -> int:
     return depth
 
 
+def _levels_that_skip(skips: object, depth: int) -> frozenset[int]:
+    """The levels, 0 the outermost, whose features are handed over from the way down to the way up.
+
+    Raises UsageFault naming skips.
+    """
+    count = depth - 1  # the innermost level has nothing inside it to skip
+    kind, _, number = skips.partition(":") if isinstance(skips, str) else ("", "", "")
+    if skips in ("all", "none"):
+        return frozenset(range(count if skips == "all" else 0))
+    if kind in ("inner", "outer") and number.isascii() and number.isdecimal():
+        if not 1 <= int(number) <= count:
+            raise UsageFault("skips", f"{skips!r}: depth {depth} has {count}", "Use fewer, 'all' or 'none'")
+        return frozenset(range(count - int(number), count) if kind == "inner" else range(int(number)))
+    raise UsageFault("skips", f"{skips!r} names no levels", "Use 'all', 'none', 'inner:2' or 'outer:2'")
+
+
+def _halving(inputs: int, outputs: int, bias: bool, downsampling: str) -> nn.Module:
+    if downsampling == "antialiased":
+        return ConvDown(inputs, outputs, bias)
+    return nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=bias)
+
+
+def _doubling(inputs: int, outputs: int, bias: bool, upsampling: str) -> nn.Module:
+    if upsampling == "antialiased":
+        return ConvUp(inputs, outputs, bias)
+    if upsampling == "nearest":
+        return nn.Sequential(Double(upsampling), nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias))
+    return nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=bias)
+
+
 class UNetGenerator(nn.Module):
     """images (N, in_channels, H, W) -> (N, out_channels, H, W) in [-1, 1].
 
@@ -55,6 +86,12 @@ class UNetGenerator(nn.Module):
         dropout: probability in the three innermost up blocks (the paper's noise, in place of z). On only where forward
             is given draws.
         dropout_at_test: whether the caller shall give draws at test time too, as the paper does. Kept as an attribute.
+        skips: which sizes' features go around the layers inside them: "all"; "none", an encoder and a decoder; the k
+            innermost, "inner:k", so that no fine detail of the input reaches the output by itself; or the k outermost,
+            "outer:k". Kept as an attribute: the levels, 0 the outermost.
+        downsampling: "strided" convolutions, or "antialiased": 3×3, behind a filter by [1, 3, 3, 1] / 8.
+        upsampling: "transposed" convolutions; 3×3 on pixels that are repeated ("nearest"); or "antialiased":
+            transposed ones of 3×3, before a filter by [1, 3, 3, 1] / 4.
         resolution: (height, width) in pixels; only read where depth is None.
     """
 
@@ -71,6 +108,9 @@ class UNetGenerator(nn.Module):
         norm: str = "instance",
         dropout: float = 0.5,
         dropout_at_test: bool = True,
+        skips: str = "all",
+        downsampling: str = "strided",
+        upsampling: str = "transposed",
     ) -> None:
         super().__init__()
         check_whole("in_channels", in_channels, 1, MAX_CHANNELS)
@@ -82,6 +122,9 @@ class UNetGenerator(nn.Module):
         check_choice("norm", norm, NORMS)
         check_share("dropout", dropout)
         check_flag("dropout_at_test", dropout_at_test)
+        check_choice("downsampling", downsampling, DOWNSAMPLINGS)
+        check_choice("upsampling", upsampling, UPSAMPLINGS)
+        self.skips = _levels_that_skip(skips, depth)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.depth = depth
@@ -95,29 +138,31 @@ class UNetGenerator(nn.Module):
         for level, channels in enumerate(widths):
             level_norm = norm if 0 < level < depth - 1 else "none"
             below = widths[level - 1] if level else in_channels
-            self.down.append(nn.Conv2d(below, channels, 4, stride=2, padding=1, bias=needs_bias(level_norm)))
+            self.down.append(_halving(below, channels, needs_bias(level_norm), downsampling))
             self.down_norms.append(make_norm(level_norm, channels))
-        # up[0] is the innermost; every other one also takes the features that skipped the layers inside it
+        # up[0] is the innermost; every other one may also take the features that skipped the layers inside it
         self.up = nn.ModuleList()
         self.up_norms = nn.ModuleList()
         self.dropouts = nn.ModuleList()
         for level in range(depth - 1, -1, -1):
             below, level_norm = (widths[level - 1], norm) if level else (out_channels, "none")
-            inputs = widths[level] * (1 if level == depth - 1 else 2)
-            self.up.append(nn.ConvTranspose2d(inputs, below, 4, stride=2, padding=1, bias=needs_bias(level_norm)))
+            inputs = widths[level] * (2 if level in self.skips else 1)
+            self.up.append(_doubling(inputs, below, needs_bias(level_norm), upsampling))
             self.up_norms.append(make_norm(level_norm, below))
             self.dropouts.append(KeyedDropout(dropout if level and level >= depth - 3 else 0.0))
         init_normal(self)
 
     def forward(self, images: Tensor, draws: Draws | None = None) -> Tensor:
-        skips: list[Tensor] = []
+        features: list[Tensor] = []
         x = images
         for level, (conv, norm) in enumerate(zip(self.down, self.down_norms)):
             x = norm(conv(F.leaky_relu(x, 0.2) if level else x))
-            skips.append(x)
-        x = F.relu(skips.pop())
+            features.append(x)
+        x = F.relu(x)
+        innermost = len(features) - 1
         for index, (conv, norm, dropout) in enumerate(zip(self.up, self.up_norms, self.dropouts)):
             x = dropout(norm(conv(x)), draws.stream(f"up{index}") if draws is not None else None)
-            if skips:
-                x = torch.cat((x, skips.pop()), dim=1).relu_()
+            outside = innermost - 1 - index
+            if outside >= 0:
+                x = (torch.cat((x, features[outside]), dim=1) if outside in self.skips else x).relu_()
         return torch.tanh(x)

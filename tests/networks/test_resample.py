@@ -9,7 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from img2img.networks.resample import conv_down, conv_up, fir_blur, fir_downsample, fir_upsample
+from img2img.networks.resample import (
+    ConvDown,
+    ConvUp,
+    Double,
+    Halve,
+    binomial_downsample,
+    conv_down,
+    conv_up,
+    fir_blur,
+    fir_downsample,
+    fir_upsample,
+)
 
 TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
 
@@ -94,3 +105,36 @@ def test_autocast_leaves_the_dtype_alone(function: Callable[[Tensor], Tensor]) -
     torch.testing.assert_close(outputs.float(), function(images.float()), atol=0.05, rtol=0.02)
     (slope,) = torch.autograd.grad(outputs.sum(), images)
     assert slope.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("size", [(2, 2), (6, 10), (7, 9), (2, 5)])
+def test_binomial_halving_is_a_depthwise_convolution_on_mirrored_edges(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, *size, dtype=torch.float64)
+    taps = torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64) / 4
+    kernel = (taps[:, None] * taps).expand(3, 1, 3, 3)
+    expected = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), kernel, stride=2, groups=3)
+    torch.testing.assert_close(binomial_downsample(images), expected)
+    torch.testing.assert_close(Halve()(images), expected)
+
+
+def test_binomial_halving_is_silent_at_the_frequency_that_would_fold_to_zero() -> None:
+    stripes = torch.tensor([1.0, -1.0]).repeat(8).expand(1, 1, 16, 16)
+    assert torch.equal(binomial_downsample(stripes), torch.zeros(1, 1, 8, 8))
+    assert torch.equal(binomial_downsample(torch.full((1, 2, 6, 4), 0.7)), torch.full((1, 2, 3, 2), 0.7))
+
+
+@pytest.mark.parametrize("function", [binomial_downsample, fir_upsample, fir_downsample])
+def test_it_keeps_bfloat16(function: Callable[[Tensor], Tensor]) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert function(torch.randn(1, 1, 4, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_layers_are_the_functions(images: Tensor) -> None:
+    torch.manual_seed(0)
+    down, up = ConvDown(3, 5, bias=True).double(), ConvUp(3, 5, bias=True).double()
+    torch.testing.assert_close(down(images), conv_down(images, down.weight, down.bias))
+    torch.testing.assert_close(up(images), conv_up(images, up.weight) + up.bias[:, None, None])
+    assert torch.equal(ConvUp(3, 5, bias=False).double()(images * 0), torch.zeros(2, 5, 12, 20, dtype=torch.float64))
+    torch.testing.assert_close(Double("antialiased")(images), fir_upsample(images))
+    assert torch.equal(Double("nearest")(images)[:, :, 1::2, ::2], images)

@@ -8,6 +8,7 @@ import torch
 from img2img.draws import Draws
 from img2img.errors import UsageFault
 from img2img.networks.layers import InstanceNorm, KeyedDropout
+from img2img.networks.resample import DOWNSAMPLINGS, UPSAMPLINGS
 from img2img.networks.unet import UNetGenerator
 
 
@@ -87,6 +88,59 @@ def test_skips_carry_each_size_around_the_middle() -> None:
         for conv in list(generator.up)[1:]:
             conv.weight[conv.in_channels // 2 :] = 0
     torch.testing.assert_close(*generator(images))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("upsampling", UPSAMPLINGS)
+@pytest.mark.parametrize("downsampling", DOWNSAMPLINGS)
+def test_every_resampling_at_min_size_and_beyond(downsampling: str, upsampling: str, depth: int) -> None:
+    generator = UNetGenerator(
+        in_channels=1, out_channels=2, width=1, depth=depth, downsampling=downsampling, upsampling=upsampling
+    )
+    for height, width in ((1, 1), (3, 1)):
+        images = torch.randn(2, 1, height * generator.stride, width * generator.stride)
+        assert generator(images).shape == (2, 2, *images.shape[2:])
+
+
+class TestSkips:
+    @pytest.mark.parametrize(
+        ("skips", "levels"),
+        [("all", {0, 1, 2}), ("none", set()), ("inner:1", {2}), ("inner:3", {0, 1, 2}), ("outer:2", {0, 1})],
+    )
+    def test_levels(self, skips: str, levels: set[int]) -> None:
+        """A level's features reach the output by themselves just where they skip: seen with the innermost silenced."""
+        torch.manual_seed(0)
+        generator = UNetGenerator(width=2, depth=4, norm="none", skips=skips)
+        assert generator.skips == levels
+        torch.nn.init.zeros_(generator.up[0].weight)
+        features = []
+        for conv in generator.down:
+            conv.register_forward_hook(lambda _conv, _inputs, output: features.append(output))
+        output = generator(torch.randn(1, 3, 16, 16))
+        gradients = torch.autograd.grad(output.sum(), features, allow_unused=True)
+        reached = {level for level, gradient in enumerate(gradients) if gradient is not None and gradient.any()}
+        # what skips at one level has come through all that are outside it
+        assert reached == set(range(max(levels) + 1) if levels else ())
+
+    def test_no_skips_leave_the_innermost_alone(self) -> None:
+        generator = UNetGenerator(width=2, depth=3, norm="none", skips="none")
+        torch.nn.init.zeros_(generator.up[0].weight)
+        torch.testing.assert_close(*generator(torch.randn(2, 3, 8, 8)))
+
+    def test_all_are_the_default_with_the_keys_of_old_model_files(self) -> None:
+        with torch.device("meta"):
+            plain, named = UNetGenerator(depth=3), UNetGenerator(depth=3, skips="all")
+        assert str(plain) == str(named)
+        assert [key for key in plain.state_dict() if key.startswith("up.")] == [
+            "up.0.weight",
+            "up.1.weight",
+            "up.2.weight",
+            "up.2.bias",
+        ]
+
+    def test_more_than_there_are_is_refused_with_how_many(self) -> None:
+        with pytest.raises(UsageFault, match=r"^skips: 'inner:3': depth 3 has 2"):
+            UNetGenerator(depth=3, skips="inner:3")
 
 
 class TestDropout:
