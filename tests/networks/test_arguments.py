@@ -48,6 +48,28 @@ TINY: dict[str, tuple[Callable[[], nn.Module], tuple[Callable[[], Tensor], ...]]
         lambda: PatchDiscriminator(width=2, layers=1, condition_channels=1, spectral_norm=True),
         (lambda: torch.randn(2, 3, 8, 12), lambda: torch.randn(2, 1, 8, 12)),
     ),
+    "resnet antialiased": (
+        lambda: ResnetGenerator(width=2, blocks=1, downsampling="antialiased", upsampling="antialiased"),
+        (lambda: torch.randn(2, 3, 8, 12),),
+    ),
+    "resnet nearest": (
+        lambda: ResnetGenerator(width=2, blocks=1, upsampling="nearest"),
+        (lambda: torch.randn(2, 3, 8, 12),),
+    ),
+    "unet antialiased": (
+        lambda: UNetGenerator(width=2, depth=2, downsampling="antialiased", upsampling="antialiased"),
+        (lambda: torch.randn(2, 3, 8, 12),),
+    ),
+    "unet nearest": (
+        lambda: UNetGenerator(width=2, depth=2, skips="none", upsampling="nearest"),
+        (lambda: torch.randn(2, 3, 8, 12),),
+    ),
+    "antialiased patch discriminator": (
+        lambda: PatchDiscriminator(
+            width=2, receptive_field=15, downsampling="antialiased", condition_channels=1, spectral_norm=True
+        ),
+        (lambda: torch.randn(2, 3, 8, 12), lambda: torch.randn(2, 1, 8, 12)),
+    ),
     "mlp generator": (
         lambda: MLPGenerator(
             resolution=(2, 3),
@@ -207,16 +229,35 @@ NEED_RESOLUTION = [
                 "downsamplings": (-1, 40),
                 "dropout": (-0.1, 1.0, float("nan"), "0.5", True, 10**400),
                 "norm": ("x",),
+                "downsampling": ("transposed", None, ["strided"]),
+                "upsampling": ("bilinear", 2),
             },
             UNetGenerator: {
                 "width": (0, 10**9),
                 "depth": (0, -1, 10**6, "8"),
                 "dropout": (1.5, None),
                 "dropout_at_test": (0, "no"),
+                "skips": (
+                    "some",
+                    "inner",
+                    "inner:",
+                    "inner:0",
+                    "inner:-1",
+                    "outer:8",
+                    "inner:1.5",
+                    "inner:²",
+                    3,
+                    None,
+                    [],
+                ),
+                "downsampling": ("nearest",),
+                "upsampling": ("strided", True),
             },
             PatchDiscriminator: {
                 "width": (0, 10**9),
                 "layers": (-1, 10**6, 3.0),
+                "receptive_field": (-1, 10**6, 70.0, "70", True),
+                "downsampling": ("transposed", None),
                 "condition_channels": (-1, 10**9),
                 "spectral_norm": (0,),
                 "norm": (["batch"],),
@@ -348,7 +389,7 @@ def test_bfloat16_autocast_trains_float32_weights(name: str) -> None:
 
 @pytest.mark.parametrize("norm", ["batch", "instance", "layer", "none"])
 @pytest.mark.parametrize("spectral_norm", [False, True])
-@pytest.mark.parametrize("kind", ["dcgan", "patch"])
+@pytest.mark.parametrize("kind", ["dcgan", "patch", "antialiased patch"])
 def test_discriminators_can_be_differentiated_twice(kind: str, spectral_norm: bool, norm: str) -> None:
     """R1 and WGAN-GP differentiate the input gradient: check d²D/dx² and d|∇D|²/d(weights)."""
     torch.manual_seed(0)
@@ -360,7 +401,8 @@ def test_discriminators_can_be_differentiated_twice(kind: str, spectral_norm: bo
         )
         condition = torch.tensor([0, 1])
     else:
-        network = PatchDiscriminator(layers=1, condition_channels=1, **arguments)
+        downsampling = "antialiased" if "antialiased" in kind else "strided"
+        network = PatchDiscriminator(layers=1, condition_channels=1, downsampling=downsampling, **arguments)
         condition = torch.randn(2, 1, 8, 8, dtype=torch.float64)
     # u must hold still between the finite differences; batch norm must use the batch
     network = network.double().eval()
