@@ -136,6 +136,7 @@ def prepare(config: Config, data: DataPaths, precision: Precision, world: World,
     if world.is_first:
         for line in (*(f"left out: {fault}" for fault in source.bad), *source.notes):
             _log.warning(line)
+        _tell_patches(translator)
     engine = Engine(translator, translators.make_penalties(config), EngineSettings.of(config), precision, world)
 
     def make_loader(augment: AugmentConfig | None) -> Loader | PointLoader:
@@ -155,6 +156,13 @@ def prepare(config: Config, data: DataPaths, precision: Precision, world: World,
     with make_loader(None) as loader:
         preview = loader.batch(np.arange(count))
     return Prepared(config, source, make_loader(config.augment), engine, specs, preview, world, precision)
+
+
+def _tell_patches(translator: Translator) -> None:
+    """Log how much of a picture one verdict is about, where that is a part of it."""
+    networks = translator.networks_of("discriminator").values()
+    for field in sorted({getattr(network, "receptive_field", 0) for network in networks} - {0}):
+        _log.info(f"discriminators judge patches of {field} × {field} pixels")
 
 
 def _open_data(config: Config, data: DataPaths, known_classes: tuple[str, ...]) -> Source | PointSource:

@@ -268,6 +268,7 @@ def warnings(config: Config) -> list[str]:
         for name, penalty in penalties.items()
         if penalty.assumes_independent_samples and penalty.weight > 0 and mixing
     ]
+    found += _patches_beyond_pictures(config, max(getattr(network, "receptive_field", 0) for network in networks))
     bounded = config.discriminator.arguments.get("spectral_norm") or any(
         penalty.bounds_slope and penalty.weight > 0 for penalty in penalties.values()
     )
@@ -278,6 +279,18 @@ def warnings(config: Config) -> list[str]:
             "Add loss.penalties=gradient_penalty or weight_clip, or discriminator.spectral_norm=true"
         )
     return found
+
+
+def _patches_beyond_pictures(config: Config, field: int) -> list[str]:
+    """Whether a discriminator whose logits see `field` pixels judges anything smaller than the picture."""
+    height, width = config.data.resolution
+    if field <= max(height, width):
+        return []
+    key = "receptive_field" if config.discriminator.arguments.get("receptive_field") else "layers"
+    return [
+        f"discriminator.{key}: patches of {field} × {field} pixels are larger than the pictures of {width} × {height}, "
+        f"so that every verdict is about the whole picture. Set discriminator.receptive_field={min(height, width) // 2}"
+    ]
 
 
 def build(config: Config, shape: DataShape) -> tuple[Translator, dict[str, NetworkSpec]]:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from img2img import translators
 from img2img.config import DataPaths, resolve
 from img2img.distributed import World
 from img2img.errors import Faults, UsageFault
 from img2img.training import prepare
 from img2img.training.precision import choose_precision
+from img2img.translators.base import DataShape
 
 
 @pytest.mark.parametrize(("load", "own", "told"), [(0.1, 0.0, False), (1.2, 0.0, True), (1.2, 0.9, False)])
@@ -36,6 +38,25 @@ def test_a_warning_comes_before_the_data_are_read(tmp_path: Path, caplog: pytest
     with caplog.at_level(logging.WARNING, logger="img2img.training"), pytest.raises(UsageFault, match="no images"):
         prepare.prepare(config, DataPaths(images=tmp_path), precision, World(), None)
     assert "nothing keeps wgan's critic from growing steep" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ("cyclegan-small", ["discriminators judge patches of 70 × 70 pixels"]),
+        ("pix2pix-small", ["discriminators judge patches of 70 × 70 pixels"]),
+        ("dcgan-small", []),
+    ],
+)
+def test_a_run_says_how_large_the_patches_are_that_it_judges(
+    recipe: str, told: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with torch.device("meta"):
+        shape = DataShape((128, 128), {"image": 3, "a": 3, "b": 3})
+        translator, _specs = translators.build(resolve(recipe, None, ["data.resolution=128"]), shape)
+    with caplog.at_level(logging.INFO, logger="img2img.training"):
+        prepare._tell_patches(translator)
+    assert caplog.messages == told
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,16 @@ def test_a_critic_that_nothing_bounds_is_a_warning(bound: str) -> None:
     assert len(warnings("dcgan", *critic, "loss.penalties.gradient_penalty.weight=0")) == 1
 
 
+def test_patches_larger_than_the_pictures_are_a_warning_whose_mend_is_right() -> None:
+    assert warnings("cyclegan-small") == []
+    (line,) = warnings("cyclegan-small", "data.resolution=64")
+    assert line.startswith("discriminator.layers: patches of 70 × 70 pixels are larger than the pictures of 64 × 64")
+    assert warnings("cyclegan-small", "data.resolution=64", line.rpartition(" Set ")[2]) == []
+    (line,) = warnings("pix2pix-small", "discriminator.receptive_field=200")
+    assert line.startswith("discriminator.receptive_field: patches of 200 × 200")
+    assert warnings("pix2pix-small", "data.resolution=64,128") == []  # wide ones have more than one patch
+
+
 MISFITS = [
     (
         "dcgan",
