@@ -61,9 +61,7 @@ def binomial_downsample(images: Tensor) -> Tensor:
     so H and W are at least 2. It stands where a convolution of stride 2 samples, while `fir_downsample` lies half a
     pixel beside it.
     """
-    padded = reflect_pad(images, 1)
-    rows = padded[:, :, :-2:2] + 2 * padded[:, :, 1:-1:2] + padded[:, :, 2::2]
-    return (rows[..., :-2:2] + 2 * rows[..., 1:-1:2] + rows[..., 2::2]) / 16
+    return _BinomialHalve.apply(images)
 
 
 def fir_blur(images: Tensor, padding: int, gain: float = 1.0) -> Tensor:
@@ -125,6 +123,55 @@ class _Halve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Tensor:
         return fir_upsample(slope / 4)
+
+
+class _BinomialHalve(torch.autograd.Function):
+    @staticmethod
+    def forward(images: Tensor) -> Tensor:
+        taps = 2 - (torch.arange(BINOMIAL_TAPS, device=images.device) - 1).abs()  # as in _kernel
+        kernel = (taps[:, None] * taps).to(images.dtype) / 16
+        padded = reflect_pad(images, 1)
+        with without_autocast(images.device):
+            return F.conv2d(padded, kernel.expand(images.shape[1], 1, -1, -1), stride=2, groups=images.shape[1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.size = inputs[0].shape[-2:]
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        return _BinomialSpread.apply(slope, ctx.size)
+
+
+class _BinomialSpread(torch.autograd.Function):
+    """The adjoint: an interpolation halfway between neighbours, whose margin is folded back in.
+
+    With torch 2.14 on one busy core of a Xeon with AMX the derivative of a depthwise convolution takes 18 ms in float32
+    and 99 ms in bfloat16, of 4 images of 64 channels at 128²; this takes 21 and 24.
+    """
+
+    @staticmethod
+    def forward(slope: Tensor, size: torch.Size) -> Tensor:
+        height, width = (2 * side + 3 for side in slope.shape[-2:])
+        with without_autocast(slope.device):
+            wide = F.interpolate(
+                F.pad(slope, (1, 1, 1, 1)), size=(height, width), mode="bilinear", align_corners=True
+            ).mul_(0.25)
+        for dim, side in enumerate(size, start=2):
+            inner = wide.narrow(dim, 2, side)
+            inner.select(dim, 1).add_(wide.select(dim, 1))
+            if side % 2:
+                inner.select(dim, side - 2).add_(wide.select(dim, side + 2))
+            wide = inner
+        return wide
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, torch.Size], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        return binomial_downsample(slope), None
 
 
 class Halve(nn.Module):

@@ -118,10 +118,18 @@ def test_binomial_halving_is_a_depthwise_convolution_on_mirrored_edges(size: tup
     torch.testing.assert_close(Halve()(images), expected)
 
 
+@pytest.mark.parametrize("size", [(2, 2), (3, 3), (6, 9), (7, 4)])
+def test_binomial_halving_can_be_differentiated_twice(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 2, *size, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(binomial_downsample, (images,), fast_mode=True)
+    assert torch.autograd.gradgradcheck(binomial_downsample, (images,), fast_mode=True)
+
+
 def test_binomial_halving_is_silent_at_the_frequency_that_would_fold_to_zero() -> None:
     stripes = torch.tensor([1.0, -1.0]).repeat(8).expand(1, 1, 16, 16)
     assert torch.equal(binomial_downsample(stripes), torch.zeros(1, 1, 8, 8))
-    assert torch.equal(binomial_downsample(torch.full((1, 2, 6, 4), 0.7)), torch.full((1, 2, 3, 2), 0.7))
+    torch.testing.assert_close(binomial_downsample(torch.full((1, 2, 6, 4), 0.7)), torch.full((1, 2, 3, 2), 0.7))
 
 
 @pytest.mark.parametrize("function", [binomial_downsample, fir_upsample, fir_downsample])
