@@ -16,11 +16,15 @@ from test_engine import make_batch, make_engine, run
 
 from img2img.augmentation import ada, diffaugment
 from img2img.config import AugmentConfig
+from img2img.data.batches import Batch
 from img2img.draws import Draws
+from img2img.losses import ADVERSARIAL
 from img2img.penalties import R1, Consensus, Penalty, View, squared_gradient_norm
 from img2img.training.augmenter import Augmenter
 from img2img.training.engine import Engine, Step
+from img2img.translators.base import DataShape
 from img2img.translators.cyclegan import CycleGAN
+from img2img.translators.pix2pix import Pix2Pix
 from img2img.translators.unconditional import Unconditional
 
 DEFAULT = ("blit", "geometry", "colour")
@@ -104,6 +108,35 @@ def test_an_image_that_is_a_condition_changes_as_its_picture(method: str) -> Non
     labels = torch.arange(8)
     labelled = View("discriminator", torch.nn.Identity(), a, b, labels, labels)
     assert augmenter.augment(labelled, {}, lambda stream, count: batch.draws(stream), True).real_condition is labels
+
+
+class Repeat(torch.nn.Module):
+    """Grey to colours: each pixel three times."""
+
+    def forward(self, images: Tensor, draws: object = None) -> Tensor:
+        return images.repeat(1, 3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "parts"), [("ada", "blit,geometry,filter"), ("ada", "cutout"), ("diffaugment", "translation,cutout")]
+)
+def test_pix2pix_shows_pairs_that_still_lie_upon_each_other(method: str, parts: str) -> None:
+    """Of a grey input and its colours, real and generated, every pixel goes where its partner goes."""
+    shape = DataShape((16, 16), {"a": 1, "b": 3})
+    networks = {"generator": Repeat(), "discriminator": torch.nn.Identity()}
+    translator = Pix2Pix(shape, networks, ADVERSARIAL["hinge"](), weights={"l1": 1.0})
+    numbers = torch.arange(8)
+    batch = Batch({}, None, numbers, seed=3)
+    batch.images["a"] = batch.draws("data/a").uniform(1, 16, 16).double() * 2 - 1
+    batch.images["b"] = batch["a"].repeat(1, 3, 1, 1)
+    adaptive = {"p": 0.9, "target": 0.0} if method == "ada" else {}
+    augmenter = Augmenter(AugmentConfig(discriminator=method, parts=parts, **adaptive), packing=1, boundary=0.0)
+    (view,) = translator.views(batch, translator.generate(batch, for_generator=False))
+    seen = augmenter.augment(view, {}, lambda stream, count: batch.draws(stream), True)
+    for images, condition in ((seen.real, seen.real_condition), (seen.fake, seen.fake_condition)):
+        torch.testing.assert_close(images, condition.repeat(1, 3, 1, 1), rtol=0, atol=1e-12)
+        assert not torch.equal(condition, batch["a"])
+    assert not torch.equal(seen.real_condition, seen.fake_condition)  # each pair by itself
 
 
 def test_samples_that_are_judged_together_are_augmented_one_by_one() -> None:
