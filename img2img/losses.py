@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -61,6 +62,14 @@ class Objective:
     def boundary(self) -> float | None:
         """The logit at which D holds an image for as likely real as generated; None where its loss fixes none."""
         return None
+
+    @property
+    def undecided_loss(self) -> float | None:
+        """The discriminator's loss where it says the same of all images; None where that tells nothing of the game."""
+        if self.critic or self.judges_by == "energy":
+            return None
+        verdict = torch.full((1,), self.boundary or 0.0)
+        return float(self.discriminator(verdict, verdict))
 
     def next_control(self, control: Tensor, real: Tensor, fake: Tensor) -> Tensor:
         """The control variable after a discriminator step on these judgements."""

@@ -45,6 +45,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def first(self, count: int) -> Batch:
+        """Its first images."""
+        labels = None if self.labels is None else self.labels[:count]
+        return Batch(
+            {key: images[:count] for key, images in self.images.items()}, labels, self.numbers[:count], self.seed
+        )
+
     def draws(self, stream: str) -> Draws:
         """Random numbers for these images; see img2img.draws."""
         return Draws(self.seed, stream, self.numbers)

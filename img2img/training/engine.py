@@ -28,7 +28,7 @@ from img2img.penalties import Penalty, Verdict, View
 from img2img.training.augmenter import Augmenter
 from img2img.training.ema import Ema, ema_decay
 from img2img.training.image_pool import ImagePool
-from img2img.training.monitors import largest_of
+from img2img.training.monitors import largest_of, watch_translation
 from img2img.training.precision import Precision
 from img2img.training.schedules import lazy_correction, learning_rate_factor
 from img2img.training.unrolled import unroll, with_weights
@@ -523,6 +523,26 @@ class Engine:
         for player in self.players.values():
             for name, network in player.networks.items():
                 self.monitors.add({f"{name}_{key}": value for key, value in largest_of(network).items()})
+
+    @torch.no_grad()
+    def watch_translations(self, batch: Batch) -> None:
+        """Note what the averaged generators of a method that translates make of `batch`."""
+        translator, networks = self.translator, self.ema.networks
+        with self.precision.context():
+            for direction, translation in translator.translations(batch, networks).items():
+                values = watch_translation(
+                    translation,
+                    is_paired=translator.source == "pairs",
+                    stride=getattr(networks[translator.directions[direction]], "stride", 1),
+                    draws=batch.draws(f"watch/{direction}"),
+                )
+                self.monitors.add({f"{direction}_{key}": value for key, value in values.items()})
+
+    def undecided(self, terms: Mapping[str, float]) -> dict[str, float]:
+        """Each discriminator's mean loss in `terms`, of that of one that cannot tell: 0 where it is always sure."""
+        whole = self.translator.objective.undecided_loss
+        names = [name for name in self.players["discriminator"].networks if name in terms]
+        return {f"{name}_undecided": terms[name] / whole for name in names} if whole else {}
 
     def _discriminator_step(self, batches: Sequence[Batch], outputs: Sequence[Outputs], number: int) -> None:
         steps = [Step(self, "discriminator", batch, made) for batch, made in zip(batches, outputs)]

@@ -8,6 +8,7 @@ import logging
 import math
 import platform
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,14 +19,15 @@ import safetensors
 import torch
 
 from img2img.checkpoint import ModelInfo, NetworkSpec, latest_state, save_state, write_model
-from img2img.config import Config, DataPaths
+from img2img.config import Config, DataPaths, as_dict
 from img2img.data.sources import match_classes
 from img2img.devices import peak_memory
 from img2img.distributed import World
 from img2img.errors import Diverged, Fault, Interrupted, UsageFault
 from img2img.networks.growing import GROWN, Growing
+from img2img.training.diagnosis import LINES, diagnose
 from img2img.training.prepare import Prepared, check, choose_hardware, prepare, step_batches
-from img2img.training.report import write_report
+from img2img.training.report import read_log, write_report
 from img2img.training.run_folder import RunFolder
 from img2img.training.samples import draw_grid
 from img2img.training.schedules import due
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("img2img.training")
 
 _STEPS_BEFORE_ESTIMATE = 20
+_WATCHED_PICTURES = 4  # translated at each line of the log
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,9 @@ class _Run:
         self.standing = Standing()
         self.evaluations, self.evaluation_seconds = 0, 0.0
         self.last_state = "none yet"
+        self.watched = prepared.preview.first(_WATCHED_PICTURES) if self.engine.translator.task == "translate" else None
+        self.recent: deque[dict[str, Any]] = deque(maxlen=LINES)
+        self.told_faults: set[tuple[str, str]] = set()
         if resume:
             self._take_up()
         self.progress = Progress(self.engine.images_seen, self.total, 0.0, {})
@@ -373,22 +379,33 @@ class _Run:
         self.seconds += seconds
         terms = self.engine.terms.take(self.world)
         self.engine.watch_weights()
-        monitors = self.engine.monitors.take(self.world)
+        if self.watched is not None:
+            self.engine.watch_translations(self.watched)
+        monitors = self.engine.monitors.take(self.world) | self.engine.undecided(terms)
         if self.folder is not None:
-            self.folder.append_log(
-                {
-                    "images": seen,
-                    "step": self.engine.step,
-                    "seconds": round(self.seconds, 3),
-                    "terms": terms,
-                    "monitors": monitors,
-                    "learning_rate": self.engine.players["generator"].optimizer.param_groups[0]["lr"],
-                    "images_per_second": round((seen - since[1]) / seconds, 3),
-                    "waiting": round((waited - since[2]) / seconds, 4),
-                    "skipped_steps": len(self.engine.skipped_steps),
-                }
-            )
+            record = {
+                "images": seen,
+                "step": self.engine.step,
+                "seconds": round(self.seconds, 3),
+                "terms": terms,
+                "monitors": monitors,
+                "learning_rate": self.engine.players["generator"].optimizer.param_groups[0]["lr"],
+                "images_per_second": round((seen - since[1]) / seconds, 3),
+                "waiting": round((waited - since[2]) / seconds, 4),
+                "skipped_steps": len(self.engine.skipped_steps),
+            }
+            self.recent.append(record)
+            self.folder.append_log(record | self._faults())
         return terms, (now, seen, waited)
+
+    def _faults(self) -> dict[str, list[str]]:
+        """What the last lines of the log tell of, for the next one; each fault is told once, when it is first seen."""
+        found = diagnose(self.recent, as_dict(self.config))
+        for diagnosis in found:
+            if (diagnosis.fault, diagnosis.where) not in self.told_faults:
+                self.told_faults.add((diagnosis.fault, diagnosis.where))
+                _log.warning(str(diagnosis))
+        return {"faults": [str(diagnosis) for diagnosis in found]} if found else {}
 
     @torch.no_grad()
     def _sample(self) -> None:
@@ -500,6 +517,7 @@ class _Run:
         self.last_state = str(state.path)
         if self.folder is not None:
             self.seconds = self.folder.rewind_log(self.engine.images_seen)
+            self.recent.extend(read_log(self.out / "log.jsonl"))
         if self.world.is_first:
             _log.info(f"resumed {state.path.name} at {self.engine.images_seen} images")
 

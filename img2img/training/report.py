@@ -18,6 +18,7 @@ from PIL import Image
 
 from img2img.atomic import write_text
 from img2img.training.charts import Series, line_chart, number
+from img2img.training.diagnosis import RULES, episodes
 from img2img.training.page import Picture, command, embed, escape, facts, film, page, section
 from img2img.translators import TRANSLATORS
 
@@ -49,6 +50,13 @@ _MONITORS = {
     " augment sign": "Signs on real images that move it",
     " gradient norm": "Gradient norms",
     " spectral norm": "Largest singular values",
+    " undecided": "Discriminators' losses, of one that cannot tell",
+    " colour correlation": "Correlation of outputs with inputs",
+    " change": "Outputs' distance from inputs, of the targets'",
+    " diversity": "How different outputs are, of real images",
+    " checkerboard": "Energy at the generator's stride, of real images'",
+    " grid": "Grid at the generator's stride, in steps of 255",
+    " hidden": "The way back's error by faint noise, of the noise",
     "": "Monitors",
 }
 
@@ -74,6 +82,7 @@ def write_report(run_dir: str | Path) -> Path:
     body = (
         _header(name, recipe)
         + _status(config, records, run_dir / "model.safetensors")
+        + section("Faults", _faults(config, records))
         + section("Samples", _samples(run_dir / "samples"))
         + section("Measures", _measures(records))
         + section("Curves", _curves(records))
@@ -214,6 +223,32 @@ def _status(config: Mapping[str, Any], records: Sequence[Mapping[str, Any]], mod
             f'<p class="note under">{share} % of {planned:,.0f} images</p>\n'
         )
     return facts(pairs) + bar
+
+
+def _faults(config: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
+    """What went wrong, from when to when, with the key to change; for methods that translate also that nothing did."""
+    settings = dict(_flat(config))
+    penalties = config.get("loss", {}).get("penalties") if isinstance(config.get("loss"), Mapping) else None
+    settings["loss.penalties"] = tuple(penalties) if isinstance(penalties, Mapping) else ()
+    found = sorted(episodes(records, settings), key=lambda episode: not episode.lasts)
+    if not found:
+        is_watched = any(series.name.endswith(" diversity") for series in log_series(records, "monitors"))
+        names = ", ".join(rule.__name__.replace("_", " ") for rule in RULES)
+        return f'<p class="note">None was seen of those that are watched: {escape(names)}.</p>\n' if is_watched else ""
+    parts = []
+    for episode in found:
+        diagnosis = episode.diagnosis
+        when = (
+            f"from {episode.first / 1000:,g} kimg on"
+            if episode.lasts
+            else (f"from {episode.first / 1000:,g} to {episode.last / 1000:,g} kimg, not any more")
+        )
+        parts.append(
+            f"<h3>{escape(diagnosis.fault.capitalize())} ({escape(diagnosis.where)})</h3>\n"
+            f"<p>{escape(diagnosis.evidence)}, {escape(when)}. {escape(diagnosis.why.capitalize())}:</p>\n"
+            + command(f"--set {diagnosis.key}={diagnosis.value}")
+        )
+    return "".join(parts)
 
 
 def _samples(folder: Path) -> str:

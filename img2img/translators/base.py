@@ -71,6 +71,23 @@ class NetworkPlan:
         }
 
 
+@dataclass(frozen=True)
+class Translation:
+    """One direction of a method as it is used, to be watched.
+
+    Attributes:
+        inputs: real images (N, C, H, W).
+        outputs: what becomes of them.
+        targets: real images of the domain that they are to be in.
+        way_back: outputs -> images of the inputs' domain, where the method learns it as well.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+    targets: Tensor
+    way_back: Callable[[Tensor], Tensor] | None = None
+
+
 class Translator(nn.Module, ABC):
     """A method: networks and losses, without optimisers, precision or devices, which the engine owns.
 
@@ -186,6 +203,16 @@ class Translator(nn.Module, ABC):
     @abstractmethod
     def preview(self, batch: Batch, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """Named rows of images (N, C, H, W) for the sample grid, made by the given (averaged) generators."""
+
+    def translations(self, batch: Batch, networks: Mapping[str, nn.Module]) -> dict[str, Translation]:
+        """What the given (averaged) generators make of a batch in each direction, by the direction's name."""
+        found = {}
+        for direction, name in self.directions.items():
+            source, target = direction[0], direction[-1]
+            back = self.directions.get(f"{target}2{source}")
+            way_back = None if back is None else networks[back]
+            found[direction] = Translation(batch[source], networks[name](batch[source]), batch[target], way_back)
+        return found
 
     def latents_and_images(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Latents (N, L) that require gradients, and the images generated from them; of methods that have latents."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from img2img.growth import GrowthSchedule
 from img2img.losses import ADVERSARIAL
 from img2img.penalties import R1, Game, Penalty, WeightClip
 from img2img.training.engine import Engine, EngineSettings, Player
+from img2img.training.monitors import colour_correlation
 from img2img.training.precision import choose_precision
 from img2img.translators.base import DataShape, Translator
 from img2img.translators.cyclegan import CycleGAN
@@ -320,3 +322,39 @@ def test_a_gradient_that_lies_otherwise_than_its_weight_is_put_in_order() -> Non
     player.update()
     theirs.step()
     torch.testing.assert_close(layer.weight, expected.weight)
+
+
+@pytest.mark.parametrize("ema_kimg", [0.01, 0.0])
+def test_watching_translations_changes_nothing_that_is_trained(ema_kimg: float) -> None:
+    watched, alone = (make_engine(CycleGAN, objective="lsgan", ema_kimg=ema_kimg) for _ in range(2))
+    for _ in range(3):
+        run(watched, 1)
+        run(alone, 1)
+        watched.watch_translations(make_batch(0, 8).first(4))
+    for mine, theirs in zip(weights(watched), weights(alone)):
+        assert torch.equal(mine, theirs)
+    assert watched.state_dict()["engine"]["variables"] == {}
+    monitors = watched.monitors.take(watched.world)
+    for direction in ("a2b", "b2a"):
+        for key in ("colour_correlation", "change", "diversity", "hidden"):
+            assert math.isfinite(monitors[f"{direction}_{key}"])
+
+
+def test_what_is_watched_of_translations_is_the_averages_of_now() -> None:
+    engine = run(make_engine(CycleGAN, objective="lsgan"), 2)
+    batch = make_batch(0, 4)
+    engine.watch_translations(batch)
+    expected = colour_correlation(batch["a"], engine.ema.networks["generator_ab"](batch["a"]))
+    assert engine.monitors.take(engine.world)["a2b_colour_correlation"] == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_undecided_is_the_share_of_the_loss_of_one_that_cannot_tell() -> None:
+    engine = make_engine(CycleGAN, objective="lsgan")
+    for network in engine.players["discriminator"].networks.values():
+        for parameter in network.parameters():
+            torch.nn.init.zeros_(parameter)
+        network.out.bias.data.fill_(0.5)  # says the same of all
+    run(engine, 1)
+    shares = engine.undecided(engine.terms.take(engine.world))
+    assert shares == {"discriminator_a_undecided": pytest.approx(1), "discriminator_b_undecided": pytest.approx(1)}
+    assert make_engine(objective="wgan").undecided({"discriminator": 3.0}) == {}

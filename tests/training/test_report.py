@@ -115,6 +115,43 @@ def test_report_states_the_figures(tmp_path: Path) -> None:
     assert "--resume --set train.kimg=20" in text
 
 
+def watch_in_vain(run: Path, colour_correlation: float, until: int = 40) -> None:
+    """Add to the log what is watched of a translator, wrong in its first `until` lines."""
+    path = run / "log.jsonl"
+    records = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for number, record in enumerate(records):
+        seen = colour_correlation if number < until else 0.5
+        record["monitors"] |= {"a2b_diversity": 0.9, "a2b_colour_correlation": seen}
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+
+
+def test_faults_stand_before_the_samples_with_the_key_to_change(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    watch_in_vain(run, -0.6)
+    (run / "config.toml").write_text(CONFIG + "[loss]\nidentity = 5.0\ncycle = 10.0\n", "utf-8")
+    text = write_report(run).read_text("utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert_self_contained(text)
+    assert page.text.index("Colour inversion (a2b)") < page.text.index("Samples")
+    assert "outputs correlate −0.60 with inputs, from 0.9 kimg on" in page.text
+    assert "--set loss.identity=10" in page.text
+
+
+def test_a_fault_that_went_away_is_told_as_such(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    watch_in_vain(run, -0.9, until=20)
+    assert "from 0.9 to 2.2 kimg, not any more" in Page(write_report(run).read_text("utf-8")).text
+
+
+def test_without_a_fault_what_was_watched_is_named_of_translators_only(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    assert "Faults" not in Page(write_report(run).read_text("utf-8")).text
+    watch_in_vain(run, 0.5)
+    text = Page(write_report(run).read_text("utf-8")).text
+    assert "None was seen of those that are watched: colour inversion, copying, " in text
+
+
 def test_every_monitor_is_in_its_chart(tmp_path: Path) -> None:
     """Signs, whose names end like those of outputs, have a chart of their own, and so have the two kinds of norms."""
     charts = {
