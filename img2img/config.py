@@ -126,6 +126,10 @@ class DataConfig(_Section):
         (64, 64), "size to train at, [height, width] in pixels", minimum=4, maximum=4096, repeats=True
     )
     channels: int = _key(3, "1 grey, 3 RGB, 4 RGBA", choices=(1, 3, 4))
+    channels_a: int | None = _key(
+        None, "the same of a alone, what a translator reads; none = data.channels", choices=(1, 3, 4)
+    )
+    channels_b: int | None = _key(None, "the same of b alone, what it makes; none = data.channels", choices=(1, 3, 4))
     fit: str = _key("crop", "cut to the target's proportions, or stretch to them", choices=("crop", "stretch"))
     direction: str = _key("a2b", "which way a method of one direction learns", choices=("a2b", "b2a"))
     workers: int = _key(0, "threads that decode; 0 = by the number of cores", minimum=0, maximum=256)
@@ -138,6 +142,12 @@ class DataConfig(_Section):
         "strict", "refuse pictures without a partner, or leave them out", choices=("strict", "intersect")
     )
     stacked: bool = _key(False, "each channel is a grey picture of its own, three drawn at random: Stacked MNIST")
+
+    @property
+    def channels_of(self) -> dict[str, int]:
+        """Channels of the domains "image", "a" and "b", the last two after data.direction."""
+        a, b = (self.channels if own is None else own for own in (self.channels_a, self.channels_b))
+        return {"image": self.channels, "a": a, "b": b}
 
 
 @dataclass(frozen=True)

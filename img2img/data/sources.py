@@ -299,7 +299,7 @@ def open_configured(
         paths.b,
         paths.pairs,
         resolution=data.resolution,
-        channels=data.channels,
+        channels=data.channels_of,
         fit=data.fit,
         load_size=load_size(data.resolution, config.augment.enlarge),
         direction=direction,
@@ -410,7 +410,7 @@ def _lane_of_pack(pack: Pack, name: str, reading: Reading) -> Lane:
         raise UsageFault(
             pack.path,
             f"holds {' and '.join(differences)}",
-            "Pack it again as the configuration wants it, or set data.resolution, data.channels, data.fit and "
+            "Pack it again as the configuration wants it, or set data.resolution, data.channels (_a, _b), data.fit and "
             "augment.enlarge as they were when it was packed",
         )
     return lane

@@ -70,7 +70,7 @@ def _example(config: Config, translator: type[Translator]) -> DataShape:
     """Data of some two classes, since how many there are is not known before they are read."""
     return DataShape(
         config.data.resolution,
-        {"image": config.data.channels, "a": config.data.channels, "b": config.data.channels},
+        config.data.channels_of,
         ("first", "second") if translator.source == "classes" else (),
         packing=config.train.packing,
         label_dropout=config.train.label_dropout,
@@ -167,6 +167,7 @@ def _misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
                 f"is for generators that start from noise, {config.translator} starts from pictures",
                 f"Set train.{key}={default}",
             )
+    yield from _channel_misfits(config, translator)
     yield from _class_misfits(config, translator)
     yield from _growth_misfits(config)
     if train.packing > 1 and translator.source == "classes":
@@ -174,6 +175,22 @@ def _misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
             "train.packing",
             "shows samples of several classes as one, of which the discriminator is told one class",
             "Set train.packing=1; discriminator.minibatch_std=true serves the same end",
+        )
+
+
+def _channel_misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
+    """Domains with channels of their own where there is one, or where a generator is given pictures of the other."""
+    channels = config.data.channels_of
+    for key in ("channels_a", "channels_b"):
+        if getattr(config.data, key) is not None and translator.source not in ("pairs", "unpaired"):
+            yield UsageFault(
+                f"data.{key}", f"{config.translator} has no domains a and b", f"Set data.{key}=none; see data.channels"
+            )
+    if channels["a"] != channels["b"] and config.loss.identity:
+        yield UsageFault(
+            "loss.identity",
+            f"gives pictures of b, of {channels['b']} channels, to a generator that reads a's {channels['a']}",
+            "Set loss.identity=0, or as many channels for both",
         )
 
 

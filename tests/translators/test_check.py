@@ -155,6 +155,16 @@ def test_patches_larger_than_the_pictures_are_a_warning_whose_mend_is_right() ->
 MISFITS = [
     (
         "dcgan",
+        "data.channels_a=1",
+        "data.channels_a: unconditional has no domains a and b. Set data.channels_a=none; see data.channels",
+    ),
+    (
+        "cyclegan",
+        "data.channels_a=1",
+        "loss.identity: gives pictures of b, of 3 channels, to a generator that reads a's 1. Set loss.identity=0, or as",
+    ),
+    (
+        "dcgan",
         "loss.adversarial=began",
         "discriminator.name: began needs an autoencoder's reconstruction error, dcgan gives a logit. "
         "Use discriminator.name=autoencoder or mlp_autoencoder, or another objective",
