@@ -130,6 +130,7 @@ class DataConfig(_Section):
         None, "the same of a alone, what a translator reads; none = data.channels", choices=(1, 3, 4)
     )
     channels_b: int | None = _key(None, "the same of b alone, what it makes; none = data.channels", choices=(1, 3, 4))
+    depth: int = _key(8, "bits of pictures with one channel; 16 keeps 16-bit grey unrounded", choices=(8, 16))
     fit: str = _key("crop", "cut to the target's proportions, or stretch to them", choices=("crop", "stretch"))
     direction: str = _key("a2b", "which way a method of one direction learns", choices=("a2b", "b2a"))
     workers: int = _key(0, "threads that decode; 0 = by the number of cores", minimum=0, maximum=256)

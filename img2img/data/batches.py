@@ -76,7 +76,7 @@ class NoAugmentation:
 
 
 class _Reading:
-    """One batch on its way: uint8 buffers and the tasks that fill them."""
+    """One batch on its way: buffers of whole numbers and the tasks that fill them."""
 
     def __init__(self, buffers: dict[str, tuple[Tensor, ...]], labels: np.ndarray | None) -> None:
         self.buffers = buffers
@@ -212,10 +212,8 @@ class Loader:
         for name, lane in self.source.lanes.items():
             items = self.items(name, numbers)
             buffers[name] = tuple(
-                torch.empty(
-                    (len(numbers), channels, *lane.size), dtype=torch.uint8, pin_memory=self.device.type == "cuda"
-                )
-                for channels in lane.channels
+                torch.empty((len(numbers), channels, *lane.size), dtype=dtype, pin_memory=self.device.type == "cuda")
+                for channels, dtype in zip(lane.channels, lane.dtypes, strict=True)
             )
             if lane.labels is not None:
                 labels = lane.labels[items]
@@ -251,7 +249,7 @@ class Loader:
             draws = Draws(self.seed, f"augment/{name}", on_device)
             for domain, buffer in zip(self.source.outputs[name], buffers, strict=True):
                 pixels = buffer.to(self.device, non_blocking=True)
-                if interpolates:
+                if interpolates or pixels.dtype != torch.uint8:  # of 16 bits torch can do next to nothing
                     pixels = to_float(pixels, self.dtype)
                 pixels = augment(
                     pixels,
@@ -261,6 +259,6 @@ class Loader:
                     zoom=self.augmentation.zoom,
                 )
                 # crop and flip move a quarter of the bytes while the values are still uint8
-                images[domain] = pixels if interpolates else to_float(pixels, self.dtype)
+                images[domain] = pixels if pixels.is_floating_point() else to_float(pixels, self.dtype)
         labels = None if reading.labels is None else torch.from_numpy(reading.labels).to(self.device)
         return Batch(images, labels, on_device, self.seed)

@@ -79,14 +79,17 @@ class Picture:
     def width(self) -> int:
         return int(self.pixels.shape[1])
 
-    def as_channels(self, channels: int, background: Background = "edge") -> np.ndarray:
-        """The pixels as (H, W, channels) uint8.
+    def as_channels(self, channels: int, background: Background = "edge", *, deep: bool = False) -> np.ndarray:
+        """The pixels as (H, W, channels) uint8, or uint16 where they are deep and grey.
 
         Args:
             channels: 1 for grey (luma of ITU-R BT.601), 3 for RGB, 4 for RGB with opacity.
             background: what lies behind transparent pixels for 1 and 3 channels: an RGB colour, or "edge" for the
                 colour of the visible pixels along the edge of the transparent region. Not used for 4.
+            deep: one channel comes as uint16, unrounded where the file has more than 8 bits of grey.
         """
+        if deep and channels == 1:
+            return self._as_deep_grey(background)
         pixels = reduce_to_8_bits(self.pixels)
         if channels == 4:
             alpha = np.full(pixels.shape[:2], 255, np.uint8) if self.alpha is None else self.alpha
@@ -96,6 +99,16 @@ class Picture:
             pixels = composite(pixels, self.alpha, colour)
         return _as_grey(pixels) if channels == 1 else _as_rgb(pixels)
 
+    def _as_deep_grey(self, background: Background) -> np.ndarray:
+        if self.pixels.dtype == np.uint8:
+            return self.as_channels(1, background).astype(np.uint16) * 257
+        if self.alpha is None:
+            return self.pixels
+        pixels = reduce_to_8_bits(self.pixels)
+        colour = edge_colour(pixels, self.alpha) if background == "edge" else background
+        grey = int(_as_grey(np.array([[colour]], np.uint8))[0, 0, 0])
+        return composite(self.pixels, self.alpha, (257 * grey,))
+
 
 def reduce_to_8_bits(pixels: np.ndarray) -> np.ndarray:
     """uint16 to uint8 by 257, so that 65535 becomes 255, rounded; uint8 comes back unchanged."""
@@ -103,12 +116,15 @@ def reduce_to_8_bits(pixels: np.ndarray) -> np.ndarray:
 
 
 def composite(pixels: np.ndarray, alpha: np.ndarray, colour: tuple[int, ...]) -> np.ndarray:
-    """(H, W, C) uint8 over a plain colour by (H, W) uint8 opacity; grey stays grey over a grey colour, else RGB."""
+    """(H, W, C) over a plain colour by (H, W) uint8 opacity; grey stays grey over a grey colour, else RGB.
+
+    Pixels are uint8 or uint16, the colour on their scale.
+    """
     if pixels.shape[2] == 1 and len(set(colour)) > 1:
         pixels = _as_rgb(pixels)
     behind = np.asarray(colour[: pixels.shape[2]], np.uint32)
     opacity = alpha.astype(np.uint32)[..., None]
-    return ((pixels * opacity + behind * (255 - opacity) + 127) // 255).astype(np.uint8)
+    return ((pixels * opacity + behind * (255 - opacity) + 127) // 255).astype(pixels.dtype)
 
 
 def edge_colour(pixels: np.ndarray, alpha: np.ndarray) -> tuple[int, int, int]:

@@ -37,6 +37,7 @@ class Lane(ABC):
         records: for each item the files that it was read from.
         channels: channels of each tensor of an item: one entry for pictures, two for pairs.
         size: (height, width) of every tensor.
+        dtypes: types of each tensor of an item, uint8 or uint16.
         labels: (len,) int64 class of each item, or None.
         replaced: how many reads were answered with another item because the file had become unreadable.
     """
@@ -47,10 +48,12 @@ class Lane(ABC):
         channels: tuple[int, ...],
         size: tuple[int, int],
         labels: np.ndarray | None,
+        dtypes: tuple[torch.dtype, ...] | None = None,
     ) -> None:
         self.records = records
         self.channels = channels
         self.size = size
+        self.dtypes = (torch.uint8,) * len(channels) if dtypes is None else dtypes
         self.labels = labels
         self.replaced = 0
         self.lost: dict[int, ImageFault] = {}
@@ -61,7 +64,7 @@ class Lane(ABC):
 
     @abstractmethod
     def load(self, index: int) -> tuple[Tensor, ...]:
-        """The tensors (C, h, w) uint8 of one item, not to be written to; raises ImageFault."""
+        """The tensors (C, h, w) of one item, not to be written to; raises ImageFault."""
 
     @abstractmethod
     def subject(self, index: int) -> str:
@@ -105,6 +108,12 @@ class Reading:
     max_pixels: int
     allow_truncated: bool
     resize_pairs: bool = False
+    depth: int = 8
+
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        """Of each tensor: what is grey keeps 16 bits where `depth` asks for it."""
+        return tuple(torch.uint16 if self.depth > 8 and count == 1 else torch.uint8 for count in self.channels)
 
 
 class SizesDiffer(ImageFault):
@@ -128,7 +137,7 @@ class FileLane(Lane):
         reading: Reading,
         labels: np.ndarray | None = None,
     ) -> None:
-        super().__init__([], reading.channels, reading.size, labels)
+        super().__init__([], reading.channels, reading.size, labels, reading.dtypes)
         self.files = list(files)
         self.roots = roots
         self._reading = reading
@@ -141,7 +150,8 @@ class FileLane(Lane):
 
     @property
     def item_bytes(self) -> int:
-        return sum(self.channels) * self.size[0] * self.size[1]
+        values = sum(count * dtype.itemsize for count, dtype in zip(self.channels, self.dtypes, strict=True))
+        return values * self.size[0] * self.size[1]
 
     def subject(self, index: int) -> str:
         return " and ".join(str(path) for path in self.files[index])
@@ -149,7 +159,10 @@ class FileLane(Lane):
     def keep_in_memory(self, num_items: int) -> None:
         """Keep the first `num_items` items once they were read."""
         num_items = min(num_items, len(self))
-        self._cache = tuple(torch.empty((num_items, count, *self.size), dtype=torch.uint8) for count in self.channels)
+        self._cache = tuple(
+            torch.empty((num_items, count, *self.size), dtype=dtype)
+            for count, dtype in zip(self.channels, self.dtypes, strict=True)
+        )
         self._is_cached = np.zeros(num_items, bool)
 
     def load(self, index: int) -> tuple[Tensor, ...]:
@@ -203,7 +216,7 @@ class FileLane(Lane):
 
 
 class ArrayLane(Lane):
-    """Items held in arrays (len, C, h, w) uint8, in memory or mapped from a pack.
+    """Items held in arrays (len, C, h, w) uint8 or uint16, in memory or mapped from a pack.
 
     Args:
         arrays: one array for pictures, two for pairs.
@@ -218,7 +231,8 @@ class ArrayLane(Lane):
         subject: str = "arrays in memory",
     ) -> None:
         channels = tuple(array.shape[1] for array in arrays)
-        super().__init__(records, channels, (arrays[0].shape[2], arrays[0].shape[3]), labels)
+        dtypes = tuple(torch.uint8 if array.dtype == np.uint8 else torch.uint16 for array in arrays)
+        super().__init__(records, channels, (arrays[0].shape[2], arrays[0].shape[3]), labels, dtypes)
         self.arrays = arrays
         self._subject = subject
 
@@ -276,14 +290,15 @@ def record_of(path: Path, root: Path) -> Record:
 
 
 def read_item(files: tuple[Path, ...], reading: Reading) -> tuple[Tensor, ...]:
-    """Decode one item and bring it to size: a tensor (C, h, w) uint8 for each entry of `reading.channels`."""
+    """Decode one item and bring it to size: a tensor (C, h, w) for each entry of `reading.channels`."""
     pictures = [
         open_image(path, max_pixels=reading.max_pixels, allow_truncated=reading.allow_truncated) for path in files
     ]
     if len(reading.channels) > len(files):
         pictures = list(halves(pictures[0], files[0]))
     tensors = [
-        to_tensor(picture.as_channels(channels)) for picture, channels in zip(pictures, reading.channels, strict=True)
+        to_tensor(picture.as_channels(channels, deep=reading.depth > 8))
+        for picture, channels in zip(pictures, reading.channels, strict=True)
     ]
     if len(tensors) == 2:
         tensors = _same_size(tensors, files, reading.resize_pairs)

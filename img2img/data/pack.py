@@ -1,4 +1,4 @@
-"""A data set decoded and resized once: uint8 arrays that training maps into memory, and an index.
+"""A data set decoded and resized once: uint8 or uint16 arrays that training maps into memory, and an index.
 
 A pack is a folder with `index.json` and, for each domain, `DOMAIN.npy` of shape (count, C, h, w). Training from it
 gives the same bits as training from the files, and its fingerprint is theirs.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+import torch
 
 from img2img.atomic import temporary_beside, write_fault
 from img2img.data.lanes import ArrayLane, Record
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 INDEX = "index.json"
 FORMAT = "img2img-pack-1"
 _MAX_INDEX_BYTES = 1 << 30
+_DESCRIPTIONS = {torch.uint8: "|u1", torch.uint16: "<u2"}  # of arrays, as .npy files write them
 
 
 @dataclass(eq=False)
@@ -120,9 +122,9 @@ def _write_arrays(
     for name, lane in source.lanes.items():
         streams = [_HashedFile(folder / f"{domain}.npy") for domain in source.outputs[name]]
         try:
-            for stream, channels in zip(streams, lane.channels, strict=True):
+            for stream, channels, dtype in zip(streams, lane.channels, lane.dtypes, strict=True):
                 shape = (len(lane), channels, *lane.size)
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                header = {"descr": _DESCRIPTIONS[dtype], "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(stream, header)
             samples = map_in_threads(
                 lane.sample, range(len(lane)), workers=workers, timeout=timeout, subject=lane.subject
@@ -130,7 +132,7 @@ def _write_arrays(
             # Written as a file and not through a memory map, where a full disk is a signal instead of an error
             for tensors in samples:
                 for stream, tensor in zip(streams, tensors, strict=True):
-                    stream.write(tensor.numpy().tobytes())
+                    stream.write(tensor.numpy().astype(_DESCRIPTIONS[tensor.dtype], copy=False).tobytes())
                 done += 1
                 if progress is not None:
                     progress(done, total)
@@ -220,8 +222,8 @@ def _open_lane(path: Path, index: dict[str, Any], lane: dict[str, Any]) -> Array
             raise ValueError(f"unknown domain {domain!r}")
         array = np.lib.format.open_memmap(path / f"{domain}.npy", mode="r")  # refuses pickled objects
         shape = (len(records), index["channels"][domain], *index["size"])
-        if array.dtype != np.uint8 or array.shape != shape:
-            raise ValueError(f"{domain}.npy holds {array.dtype} {array.shape}, the index says uint8 {shape}")
+        if array.dtype.str not in _DESCRIPTIONS.values() or array.shape != shape:
+            raise ValueError(f"{domain}.npy holds {array.dtype} {array.shape}, the index says 8 or 16 bits of {shape}")
         arrays.append(array)
     labels = None
     if lane["labels"] is not None:

@@ -1,4 +1,4 @@
-"""Resizing of uint8 pixels: torch's antialiased bicubic filter, everywhere the same."""
+"""Resizing of uint8 and uint16 pixels: torch's antialiased bicubic filter, everywhere the same."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from torch.nn import functional
 
 
 def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """(…, C, H, W) uint8 to (…, C, *size) uint8 on the CPU; the same size comes back unchanged."""
+    """(…, C, H, W) uint8 or uint16 to (…, C, *size) on the CPU; the same size comes back unchanged."""
     if tuple(pixels.shape[-2:]) == tuple(size):
         return pixels
     flat = pixels.reshape(-1, *pixels.shape[-3:])
-    if size[1] == 1:
+    deep = pixels.dtype == torch.uint16
+    if size[1] == 1 or deep:
         # torch's uint8 kernel returns garbage, or fails an assertion, where the result is one pixel wide (pytorch issue
         # 117333; seen in 2.15)
         flat = flat.float()
     resized = functional.interpolate(flat, size=size, mode="bicubic", antialias=True, align_corners=False)
-    if size[1] == 1:
-        resized = resized.round_().clamp_(0, 255).to(torch.uint8)
+    if resized.is_floating_point():
+        resized = resized.round_().clamp_(0, 65535 if deep else 255).to(pixels.dtype)
     return resized.reshape(*pixels.shape[:-2], *size)
 
 
 def fit_to(pixels: Tensor, size: tuple[int, int], fit: str = "crop") -> Tensor:
-    """(C, H, W) uint8 to (C, *size) uint8.
+    """(C, H, W) uint8 or uint16 to (C, *size).
 
     Args:
         fit: "stretch" changes the aspect ratio; "crop" keeps it (to half a pixel) and cuts off what sticks out at both
@@ -42,5 +43,5 @@ def _centre_of_aspect(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def to_tensor(pixels: object) -> Tensor:
-    """(H, W, C) uint8 array to a (C, H, W) uint8 view of the same memory."""
+    """(H, W, C) array to a (C, H, W) view of the same memory."""
     return torch.as_tensor(pixels).permute(2, 0, 1)

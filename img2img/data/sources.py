@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from img2img.config import Config, DataPaths
@@ -209,6 +210,7 @@ def open_source(
     cache_gb: float = 2.0,
     class_names: Sequence[str] | None = None,
     stacked: bool = False,
+    depth: int = 8,
     timeout: float = TIMEOUT,
     progress: Callable[[int, int], None] | None = None,
 ) -> Source:
@@ -235,6 +237,7 @@ def open_source(
         cache_gb: memory for decoded pictures, in GiB.
         class_names: the class names and their order that a model was trained with.
         stacked: of `images` and with three channels: each channel is a grey picture of its own, see lanes.StackedLane.
+        depth: 16: domains of one channel come as uint16, which keeps grey of more than 8 bits as it is in the files.
         timeout: seconds after which a file that does not answer is a Fault.
         progress: called with (files done, files) while the files are checked.
 
@@ -252,7 +255,7 @@ def open_source(
 
     def reading(*domains: str) -> Reading:
         return Reading(
-            size, tuple(counts[domain] for domain in domains), fit, max_pixels, allow_truncated, resize_pairs
+            size, tuple(counts[domain] for domain in domains), fit, max_pixels, allow_truncated, resize_pairs, depth
         )
 
     notes: list[str] = []
@@ -312,6 +315,7 @@ def open_configured(
         cache_gb=data.cache_gb,
         class_names=class_names,
         stacked=data.stacked,
+        depth=data.depth,
         progress=progress,
     )
 
@@ -404,16 +408,22 @@ def _lane_of_pack(pack: Pack, name: str, reading: Reading) -> Lane:
         differences.append(f"pictures of {lane.size[1]}×{lane.size[0]}, not {reading.size[1]}×{reading.size[0]}")
     if lane.channels != reading.channels:
         differences.append(f"{_channels_text(lane.channels)} channels, not {_channels_text(reading.channels)}")
+    if lane.dtypes != reading.dtypes:
+        differences.append(f"{_bits_text(lane.dtypes)} bits, not {_bits_text(reading.dtypes)}")
     if pack.fit != reading.fit:
         differences.append(f'pictures fitted by "{pack.fit}", not "{reading.fit}"')
     if differences:
         raise UsageFault(
             pack.path,
             f"holds {' and '.join(differences)}",
-            "Pack it again as the configuration wants it, or set data.resolution, data.channels (_a, _b), data.fit and "
-            "augment.enlarge as they were when it was packed",
+            "Pack it again as the configuration wants it, or set data.resolution, data.channels, data.depth, data.fit "
+            "and augment.enlarge as they were when it was packed",
         )
     return lane
+
+
+def _bits_text(dtypes: tuple[torch.dtype, ...]) -> str:
+    return " and ".join(str(bits) for bits in sorted({8 * dtype.itemsize for dtype in dtypes}))
 
 
 def _channels_text(channels: tuple[int, ...]) -> str:

@@ -8,8 +8,13 @@ from torch import Tensor
 
 
 def to_float(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 0…255 to [−1, 1]: x / 127.5 − 1, as a new tensor."""
-    return pixels.to(dtype).div_(127.5).sub_(1.0)
+    """uint8 0…255, or uint16 0…65535, to [−1, 1]: x / 127.5 − 1, or x / 32767.5 − 1, as a new tensor."""
+    return pixels.to(dtype).div_(127.5 if pixels.dtype == torch.uint8 else 32767.5).sub_(1.0)
+
+
+def reduce_depth(pixels: Tensor) -> Tensor:
+    """uint16 to uint8 by 257, rounded, as decode.reduce_to_8_bits; uint8 comes back unchanged."""
+    return pixels if pixels.dtype == torch.uint8 else ((pixels.to(torch.int32) + 128) // 257).to(torch.uint8)
 
 
 def to_uint8(values: Tensor) -> np.ndarray:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from img2img.config import Config
 from img2img.data.sources import TIMEOUT, Source
 from img2img.data.threads import map_in_threads
-from img2img.data.values import to_float, to_uint8
+from img2img.data.values import reduce_depth, to_float, to_uint8
 from img2img.draws import Draws, permutation
 from img2img.errors import Fault, UsageFault, suggestion, unknown_name
 from img2img.evaluation.extractors import EXTRACTORS, Extractor, load_extractor
@@ -153,16 +153,17 @@ class ChosenPictures(ImageSet):
             source.channels[domain],
             resolution,
             self.chosen,
+            *(["16 bits"] if torch.uint16 in source.lanes[lane].dtypes else []),
         ]
         self.identity = digest_of(facts)
         self.source = {"kind": "training pictures", "name": self.subject, "sha256": self.identity}
 
     def read(self, indices: Sequence[int]) -> Iterator[Tensor]:
         for pixels in self.read_whole(indices):
-            yield pixels[:3]
+            yield reduce_depth(pixels[:3])
 
     def read_whole(self, indices: Sequence[int]) -> Iterator[Tensor]:
-        """As `read`, with opacity where there is any."""
+        """As `read`, with opacity where there is any, and all bits of grey."""
         height, width = self._resolution
         top, left = (self._source.size[0] - height) // 2, (self._source.size[1] - width) // 2
         whole = map_in_threads(

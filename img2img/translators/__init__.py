@@ -186,6 +186,10 @@ def _channel_misfits(config: Config, translator: type[Translator]) -> Iterator[F
             yield UsageFault(
                 f"data.{key}", f"{config.translator} has no domains a and b", f"Set data.{key}=none; see data.channels"
             )
+    domains = ("a", "b") if translator.source in ("pairs", "unpaired") else ("image",)
+    if config.data.depth > 8 and not any(channels[domain] == 1 for domain in domains):
+        problem = "is about pictures of one channel, and there are none"
+        yield UsageFault("data.depth", problem, "Set data.channels=1, or data.depth=8")
     if channels["a"] != channels["b"] and config.loss.identity:
         yield UsageFault(
             "loss.identity",

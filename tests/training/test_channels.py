@@ -100,3 +100,19 @@ def test_a_run_with_other_channels_resumes_and_says_so_where_they_changed(folder
     )
     with pytest.raises(Faults, match=r"data\.channels_b: the run has 3, now 1"):
         img2img.train(**changed, out=str(tmp_path / "run"), resume=True)
+
+
+def test_16_bit_grey_is_trained_and_comes_back_with_16_bits(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for index in range(4):
+            pixels = random.integers(0, 65536, (SIZE[1], SIZE[0]), dtype=np.uint16)
+            Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
+    settings = {"data.channels": 1, "data.depth": 16}
+    models = [
+        train("pix2pix", tmp_path, tmp_path / f"run{depth}", **(settings | {"data.depth": depth})) for depth in (8, 16)
+    ]
+    assert models[0].read_bytes() != models[1].read_bytes()  # the bits below the eighth were seen
+    translate_folder(img2img.load(models[1], device="cpu"), tmp_path / "a", tmp_path / "out")
+    assert set(modes(tmp_path / "out").values()) == {"I;16"}

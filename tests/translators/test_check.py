@@ -159,6 +159,11 @@ MISFITS = [
         "data.channels_a: unconditional has no domains a and b. Set data.channels_a=none; see data.channels",
     ),
     (
+        "pix2pix",
+        "data.depth=16",
+        "data.depth: is about pictures of one channel, and there are none. Set data.channels=1, or data.depth=8",
+    ),
+    (
         "cyclegan",
         "data.channels_a=1",
         "loss.identity: gives pictures of b, of 3 channels, to a generator that reads a's 1. Set loss.identity=0, or as",
