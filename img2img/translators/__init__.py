@@ -190,12 +190,13 @@ def _channel_misfits(config: Config, translator: type[Translator]) -> Iterator[F
     if config.data.depth > 8 and not any(channels[domain] == 1 for domain in domains):
         problem = "is about pictures of one channel, and there are none"
         yield UsageFault("data.depth", problem, "Set data.channels=1, or data.depth=8")
-    if channels["a"] != channels["b"] and config.loss.identity:
-        yield UsageFault(
-            "loss.identity",
-            f"gives pictures of b, of {channels['b']} channels, to a generator that reads a's {channels['a']}",
-            "Set loss.identity=0, or as many channels for both",
-        )
+    for key in ("identity", "nce_identity"):
+        if channels["a"] != channels["b"] and getattr(config.loss, key):
+            yield UsageFault(
+                f"loss.{key}",
+                f"gives pictures of b, of {channels['b']} channels, to a generator that reads a's {channels['a']}",
+                f"Set loss.{key}=0, or as many channels for both",
+            )
 
 
 def _class_misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:

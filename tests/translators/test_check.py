@@ -169,6 +169,11 @@ MISFITS = [
         "loss.identity: gives pictures of b, of 3 channels, to a generator that reads a's 1. Set loss.identity=0, or as",
     ),
     (
+        "cut",
+        "data.channels_b=1",
+        "loss.nce_identity: gives pictures of b, of 1 channels, to a generator that reads a's 3. Set loss.nce_identity=0",
+    ),
+    (
         "dcgan",
         "loss.adversarial=began",
         "discriminator.name: began needs an autoencoder's reconstruction error, dcgan gives a logit. "
