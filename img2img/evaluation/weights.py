@@ -23,6 +23,7 @@ from img2img.atomic import write_bytes, write_fault
 from img2img.errors import Fault, UsageFault, suggestion, unknown_name
 from img2img.evaluation.folders import user_cache
 from img2img.evaluation.known_weights import INPUTS, KNOWN, KnownWeights, nearest, published_name, recognise
+from img2img.foreign_files import check_regular, read_content
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 METADATA_KEY = "img2img"
 FOLDER_VARIABLE = "IMG2IMG_WEIGHTS"
-_LARGEST_FILE = 1 << 30  # bytes; VGG-16 has 550 million
 _LARGEST_HEADER = 16 << 20
 _MOST_TENSORS = 10_000
 _NO_HEADER = (ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error)
@@ -113,7 +113,7 @@ def network_of(file: str | os.PathLike[str]) -> str:
     """
     path = Path(file)
     try:
-        _check_regular(path)
+        check_regular(path)
         header = _read_header(path)
         info = _info(header.pop("__metadata__", None))
         shapes = {key: tuple(entry["shape"]) for key, entry in header.items()}
@@ -165,7 +165,7 @@ def import_weights(file: str | os.PathLike[str], name: str | None = None, input:
     path = Path(file)
     if name is not None:
         weights_path(name)
-    return _store(_load(_read_file(path), path), name, input)
+    return _store(_load(read_content(path), path), name, input)
 
 
 def fetch_weights(
@@ -303,34 +303,13 @@ def _as_floats(tensors: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]
 # --- reading files ---------------------------------------------------------------------------------------------------
 
 
-def _check_regular(path: Path) -> None:
-    if path.exists() and not path.is_file():  # a pipe would block
-        raise UsageFault(path, "is no regular file", "Give a .pth, .pt or .safetensors file")
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        _check_regular(path)
-        size = path.stat().st_size
-        if size > _LARGEST_FILE:
-            raise UsageFault(path, f"is larger than weights of any known network ({size / 1e6:.0f} MB)", "Give another")
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UsageFault(path, "there is no such file", "Check the path") from error
-    except OSError as error:
-        raise UsageFault(path, f"cannot be read ({error.strerror})", "Check the path and its permissions") from error
-    if not content:
-        raise UsageFault(path, "is empty (0 bytes)", "Copy it again")
-    return content
-
-
 def _load(content: bytes, source: Path) -> _Loaded:
     """Read the file, of whichever kind it is; half a gigabyte of `content` need not outlive this."""
     digest = hashlib.sha256(content).hexdigest()
     (length,) = struct.unpack("<Q", content[:8]) if len(content) > 8 else (0,)
     if content[8:9] == b"{" and 0 < length <= min(len(content) - 8, _LARGEST_HEADER):
         return _Loaded(source, *_read_safetensors(content, length, source), digest)
-    from img2img.evaluation.unpickling import read_pickled_tensors
+    from img2img.unpickling import read_pickled_tensors
 
     return _Loaded(source, read_pickled_tensors(content, source), None, digest)
 

@@ -38,7 +38,6 @@ from torch import Tensor, nn
 from img2img.errors import Fault, UsageFault
 from img2img.evaluation.download import download
 from img2img.evaluation.known_weights import KNOWN, layout, published_name, recognise
-from img2img.evaluation.unpickling import read_pickled_tensors
 from img2img.evaluation.weights import (
     WeightsInfo,
     fetch_weights,
@@ -49,6 +48,7 @@ from img2img.evaluation.weights import (
     weights_folder,
 )
 from img2img.networks.inception import Inception
+from img2img.unpickling import read_pickled_tensors
 
 ALEX = "lpips-alex"  # five small tensors
 
