@@ -28,6 +28,7 @@
 
     resnet.py       image -> image, fully convolutional (CycleGAN)
     unet.py         image -> image with skip connections (pix2pix)
+    stylegan2_resnet.py  image -> image of StyleGAN2's layers (CUT, for single pictures)
     patchgan.py     one logit per patch
     projection.py   patches of feature maps -> unit vectors (CUT)
 
@@ -74,6 +75,7 @@ from img2img.networks.resnet import ResnetGenerator
 from img2img.networks.sngan import SNGANDiscriminator, SNGANGenerator
 from img2img.networks.stylegan import StyleGANDiscriminator, StyleGANGenerator
 from img2img.networks.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
+from img2img.networks.stylegan2_resnet import StyleGAN2ResnetGenerator
 from img2img.networks.stylegan3 import StyleGAN3Generator
 from img2img.networks.toy import ConstantGenerator, LinearDiscriminator, QuadraticDiscriminator
 from img2img.networks.unet import UNetGenerator
@@ -90,6 +92,7 @@ GENERATORS: dict[str, type[nn.Module]] = {
     "sngan": SNGANGenerator,
     "stylegan": StyleGANGenerator,
     "stylegan2": StyleGAN2Generator,
+    "stylegan2_resnet": StyleGAN2ResnetGenerator,
     "stylegan3": StyleGAN3Generator,
     "unet": UNetGenerator,
 }
@@ -152,6 +155,7 @@ __all__ = [
     "SNGANGenerator",
     "StyleGAN2Discriminator",
     "StyleGAN2Generator",
+    "StyleGAN2ResnetGenerator",
     "StyleGAN3Generator",
     "StyleGANDiscriminator",
     "StyleGANGenerator",

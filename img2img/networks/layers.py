@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from img2img.draws import Draws
 from img2img.errors import UsageFault
 
-NORMS = ("batch", "instance", "layer", "none")
+NORMS = ("batch", "instance", "instance_affine", "layer", "none")
 PRIORS = ("normal", "uniform")
 
 
@@ -76,11 +76,29 @@ class InstanceNorm(nn.Module):
         return f"eps={self.eps}"
 
 
+class ScaleAndShift(nn.Module):
+    """x · weight + bias, one of each per channel, 1 and 0 at first: (N, C, H, W) -> same shape."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, images: Tensor) -> Tensor:
+        weight, bias = (values.to(images.dtype)[:, None, None] for values in (self.weight, self.bias))
+        return torch.addcmul(bias, images, weight)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}"
+
+
 def make_norm(name: str, channels: int) -> nn.Module:
     """The normalisation called `name` (one of NORMS) for (N, channels, H, W).
 
     "batch": with learned scale and shift (Ioffe & Szegedy 2015, arXiv:1502.03167).
     "instance": nothing learned, as in CycleGAN; equals batch normalisation with the batch's own statistics at batch 1.
+    "instance_affine": the same with learned scale and shift per channel: what batch normalisation is where it runs in
+    training mode on one image, as in pix2pix at test time.
     "layer": over C, H and W of one image, learned scale and shift per channel (Ba et al. 2016, arXiv:1607.06450; what
     WGAN-GP recommends for a critic).
     "none": the identity.
@@ -89,6 +107,8 @@ def make_norm(name: str, channels: int) -> nn.Module:
         return nn.BatchNorm2d(channels)
     if name == "instance":
         return InstanceNorm()
+    if name == "instance_affine":
+        return nn.Sequential(InstanceNorm(), ScaleAndShift(channels))
     if name == "layer":
         return nn.GroupNorm(1, channels)
     assert name == "none", f"unknown norm {name}: constructors check it first"

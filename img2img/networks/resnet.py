@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img.draws import Draws
-from img2img.networks.arguments import MAX_CHANNELS, MAX_WIDTH, check_choice, check_share, check_whole
+from img2img.networks.arguments import MAX_CHANNELS, MAX_WIDTH, check_choice, check_flag, check_share, check_whole
 from img2img.networks.layers import NORMS, KeyedDropout, init_normal, make_norm, needs_bias, reflect_pad
 from img2img.networks.resample import DOWNSAMPLINGS, UPSAMPLINGS, Double, Halve
 
@@ -66,6 +66,7 @@ class ResnetGenerator(nn.Module):
         width: channels at full resolution, doubled at each of `downsamplings` halvings.
         blocks: residual blocks; the paper takes 6 at 128×128 and 9 at 256×256 and above.
         dropout: probability inside each block (0 in the paper); on only where forward is given draws.
+        dropout_at_test: whether the caller shall give draws at test time too. Kept as an attribute.
         downsampling: "strided" convolutions, or "antialiased": with stride 1, halved behind the activation by
             [1, 2, 1] / 4 (Zhang 2019, arXiv:1904.11486).
         upsampling: "transposed" convolutions, whose kernels overlap unevenly; or a 3×3 convolution on pixels that are
@@ -74,7 +75,6 @@ class ResnetGenerator(nn.Module):
             generator of CUT's released code.
     """
 
-    dropout_at_test = False
     fixed_scale = False  # fully convolutional: pictures may be translated at their own size
 
     def __init__(
@@ -86,6 +86,7 @@ class ResnetGenerator(nn.Module):
         blocks: int = 9,
         norm: str = "instance",
         dropout: float = 0.0,
+        dropout_at_test: bool = False,
         downsamplings: int = 2,
         downsampling: str = "strided",
         upsampling: str = "transposed",
@@ -97,6 +98,7 @@ class ResnetGenerator(nn.Module):
         check_whole("blocks", blocks, 1, 64)
         check_choice("norm", norm, NORMS)
         check_share("dropout", dropout)
+        check_flag("dropout_at_test", dropout_at_test)
         check_whole("downsamplings", downsamplings, 0, 4)
         check_choice("downsampling", downsampling, DOWNSAMPLINGS)
         check_choice("upsampling", upsampling, UPSAMPLINGS)
@@ -107,6 +109,7 @@ class ResnetGenerator(nn.Module):
             *(width * 2 ** (level + 1) for level in range(downsamplings)),
             *(width * 2**downsamplings for _ in range(blocks)),
         )
+        self.dropout_at_test = dropout_at_test
         self.stride = 2**downsamplings
         # a reflection needs a side longer than itself: 3 pixels at full resolution, 1 at the blocks
         self.min_size = max(4, 2 * self.stride)

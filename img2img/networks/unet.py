@@ -69,6 +69,20 @@ def _doubling(inputs: int, outputs: int, bias: bool, upsampling: str) -> nn.Modu
     return nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=bias)
 
 
+def _check_levels(levels: object, depth: int) -> None:
+    """`levels` are different whole numbers from 1 to depth - 1."""
+    if (
+        not isinstance(levels, list | tuple)
+        or any(type(level) is not int or not 1 <= level < depth for level in levels)
+        or len(set(levels)) < len(levels)
+    ):
+        raise UsageFault(
+            "dropout_levels",
+            f"{levels!r} are no up blocks of a U-Net with {depth}",
+            f"Use different whole numbers from 1 to {depth - 1}, or dropout=0 for none",
+        )
+
+
 class UNetGenerator(nn.Module):
     """images (N, in_channels, H, W) -> (N, out_channels, H, W) in [-1, 1].
 
@@ -83,8 +97,9 @@ class UNetGenerator(nn.Module):
         depth: number of halvings; None takes as many as `resolution` allows, at most 8.
         norm: "instance" is the paper's setting: batch normalisation with the statistics of a batch of 1, in training
             and at test time, is instance normalisation but for the learned scale and shift.
-        dropout: probability in the three innermost up blocks (the paper's noise, in place of z). On only where forward
-            is given draws.
+        dropout: probability in some up blocks (the paper's noise, in place of z). On only where forward is given draws.
+        dropout_levels: which up blocks those are, 0 the outermost, which never has dropout; None takes the three
+            innermost, as the paper. (The authors' PyTorch code takes 4 to depth - 2.)
         dropout_at_test: whether the caller shall give draws at test time too, as the paper does. Kept as an attribute.
         skips: which sizes' features go around the layers inside them: "all"; "none", an encoder and a decoder; the k
             innermost, "inner:k", so that no fine detail of the input reaches the output by itself; or the k outermost,
@@ -107,6 +122,7 @@ class UNetGenerator(nn.Module):
         depth: int | None = None,
         norm: str = "instance",
         dropout: float = 0.5,
+        dropout_levels: tuple[int, ...] | None = None,
         dropout_at_test: bool = True,
         skips: str = "all",
         downsampling: str = "strided",
@@ -121,6 +137,9 @@ class UNetGenerator(nn.Module):
         check_whole("depth", depth, 1, 12)
         check_choice("norm", norm, NORMS)
         check_share("dropout", dropout)
+        if dropout_levels is None:
+            dropout_levels = tuple(range(max(1, depth - 3), depth))
+        _check_levels(dropout_levels, depth)
         check_flag("dropout_at_test", dropout_at_test)
         check_choice("downsampling", downsampling, DOWNSAMPLINGS)
         check_choice("upsampling", upsampling, UPSAMPLINGS)
@@ -149,7 +168,7 @@ class UNetGenerator(nn.Module):
             inputs = widths[level] * (2 if level in self.skips else 1)
             self.up.append(_doubling(inputs, below, needs_bias(level_norm), upsampling))
             self.up_norms.append(make_norm(level_norm, below))
-            self.dropouts.append(KeyedDropout(dropout if level and level >= depth - 3 else 0.0))
+            self.dropouts.append(KeyedDropout(dropout if level in dropout_levels else 0.0))
         init_normal(self)
 
     def forward(self, images: Tensor, draws: Draws | None = None) -> Tensor:

@@ -28,6 +28,7 @@ from img2img.networks import (
     PatchDiscriminator,
     QuadraticDiscriminator,
     ResnetGenerator,
+    StyleGAN2ResnetGenerator,
     UNetGenerator,
 )
 
@@ -38,6 +39,10 @@ TINY: dict[str, tuple[Callable[[], nn.Module], tuple[Callable[[], Tensor], ...]]
     ),
     "resnet": (lambda: ResnetGenerator(width=2, blocks=1), (lambda: torch.randn(2, 3, 8, 12),)),
     "unet": (lambda: UNetGenerator(width=2, depth=2), (lambda: torch.randn(2, 3, 8, 12),)),
+    "stylegan2_resnet": (
+        lambda: StyleGAN2ResnetGenerator(widths=(2, 3), blocks=1, noise=False),
+        (lambda: torch.randn(2, 3, 8, 12),),
+    ),
     "dcgan discriminator": (
         lambda: DCGANDiscriminator(
             resolution=(8, 12), num_classes=2, width=2, conditioning="projection", spectral_norm=True
@@ -228,6 +233,7 @@ NEED_RESOLUTION = [
                 "blocks": (0, -3, 10**6, 2.5),
                 "downsamplings": (-1, 40),
                 "dropout": (-0.1, 1.0, float("nan"), "0.5", True, 10**400),
+                "dropout_at_test": (1, "no"),
                 "norm": ("x",),
                 "downsampling": ("transposed", None, ["strided"]),
                 "upsampling": ("bilinear", 2),
@@ -236,6 +242,7 @@ NEED_RESOLUTION = [
                 "width": (0, 10**9),
                 "depth": (0, -1, 10**6, "8"),
                 "dropout": (1.5, None),
+                "dropout_levels": ((0,), (8,), (3, 3), (1.0,), "3", 3),
                 "dropout_at_test": (0, "no"),
                 "skips": (
                     "some",
@@ -252,6 +259,13 @@ NEED_RESOLUTION = [
                 ),
                 "downsampling": ("nearest",),
                 "upsampling": ("strided", True),
+            },
+            StyleGAN2ResnetGenerator: {
+                "in_channels": (0, 10**9),
+                "out_channels": (0, 10**9),
+                "widths": ((), 64, "64", (0,), (64, 10**9), (64.0,), (4,) * 10),
+                "blocks": (-1, 10**6),
+                "noise": (1, None),
             },
             PatchDiscriminator: {
                 "width": (0, 10**9),

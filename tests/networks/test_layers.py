@@ -68,6 +68,16 @@ class TestInstanceNorm:
         images = torch.randn(1, 4, 6, 5)
         torch.testing.assert_close(make_norm("instance", 4)(images), make_norm("batch", 4).train()(images))
 
+    def test_scaled_and_shifted_it_equals_batch_norm_at_batch_1(self) -> None:
+        torch.manual_seed(0)
+        images = torch.randn(1, 4, 6, 5)
+        ours, batch = make_norm("instance_affine", 4), make_norm("batch", 4).train()
+        for key in ("weight", "bias"):
+            values = torch.randn(4)
+            ours[1].get_parameter(key).data.copy_(values)
+            batch.get_parameter(key).data.copy_(values)
+        torch.testing.assert_close(ours(images), batch(images))
+
     def test_a_single_pixel_becomes_zero(self) -> None:
         assert InstanceNorm()(torch.full((1, 3, 1, 1), 7.0)).eq(0).all()
 

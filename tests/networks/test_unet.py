@@ -149,6 +149,10 @@ class TestDropout:
             generator = UNetGenerator(dropout=0.4)
         dropouts = [layer.probability for layer in generator.modules() if isinstance(layer, KeyedDropout)]
         assert dropouts == [0.4] * 3 + [0.0] * 5
+        with torch.device("meta"):
+            generator = UNetGenerator(dropout=0.4, dropout_levels=(1, 6))
+        dropouts = [layer.probability for layer in generator.modules() if isinstance(layer, KeyedDropout)]
+        assert dropouts == [0.0, 0.4, 0.0, 0.0, 0.0, 0.0, 0.4, 0.0]  # the innermost first
         assert isinstance(generator.up_norms[0], InstanceNorm)
 
     def test_on_only_with_draws_whatever_the_mode(self) -> None:
