@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from img2img.checkpoint import ModelInfo, NetworkSpec
 
 
-@click.group("models", short_help="See what a model file holds.")
+@click.group("models", short_help="See, export and import model files.")
 def command() -> None:
-    """See what a model file holds, and which models ship with img2img.
+    """See what a model file holds and which models ship with img2img; export models, and import other projects'.
 
     \b
     Examples:
       img2img models list
       img2img models info model.safetensors
       img2img models export runs/drawings/model.safetensors drawings.safetensors --half
+      img2img models import --from junyanz latest_net_G_A.pth --b2a latest_net_G_B.pth --domains horse zebra
     """
 
 
@@ -71,18 +72,90 @@ def export(file: Path, target: Path, half: bool, licence: str, metrics: tuple[st
       img2img models export model.safetensors faces.safetensors --licence CC-BY-4.0 --metric fd=31.5
     """
     from img2img.checkpoint import export_model
-    from img2img.errors import UsageFault, printable
+    from img2img.errors import printable
     from img2img.shipped import SUFFIX, find_model
 
-    if target.suffix != SUFFIX:
-        raise UsageFault("TARGET", f"{target} does not end in {SUFFIX}", f"Use {target.with_suffix(SUFFIX)}")
-    if target.exists():
-        raise UsageFault("TARGET", f"{target} exists already", "Choose another name, or remove it first")
+    _check_new(target, "TARGET", SUFFIX)
     info = export_model(find_model(file), target, half=half, licence=licence, metrics=_read_metrics(metrics))
     if as_json:
         print_json({"file": target, "bytes": target.stat().st_size, **dataclasses.asdict(info)})
         return
     click.echo(printable(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)"))
+
+
+@command.command("import", short_help="Make a model file of another project's generator.")
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--from", "source", metavar="PROJECT", required=True, help="Whose file it is: junyanz or cut.")
+@click.option("--out", "target", metavar="MODEL", type=click.Path(path_type=Path),
+              help="The model file.  [default: FILE's name with .safetensors]")  # fmt: skip
+@click.option("--b2a", metavar="FILE", type=click.Path(path_type=Path), help="The generator of the way back.")
+@click.option("--domains", nargs=2, metavar="A B", default=("a", "b"),
+              help="What to call the pictures that go in and that come out.")  # fmt: skip
+@click.option("--resolution", type=click.IntRange(1), metavar="PIXELS",
+              help="Side of the pictures it was trained on.  [default: a U-Net's own size, else 256]")  # fmt: skip
+@click.option("--dropout/--no-dropout", default=None,
+              help="Dropout while translating.  [default: as the project's test script has it]")  # fmt: skip
+@click.option(
+    "--batch-norm", metavar="KIND", default="picture", show_default=True,
+    help="picture: each picture's own statistics, as in the project's test script; stored: as with its --eval.",
+)  # fmt: skip
+@click.option("--licence", metavar="TEXT", default="", help="Under which licence the weights may be used.")
+@json_option
+def import_file(
+    file: Path,
+    source: str,
+    target: Path | None,
+    b2a: Path | None,
+    domains: tuple[str, str],
+    resolution: int | None,
+    dropout: bool | None,
+    batch_norm: str,
+    licence: str,
+    as_json: bool,
+) -> None:
+    """Make a model file of the generator in FILE, such as latest_net_G.pth, which translates like any other.
+
+    PROJECT is junyanz (pytorch-CycleGAN-and-pix2pix) or cut (contrastive-unpaired-translation). What the network is
+    follows from the file; code in a file is refused, never run.
+
+    \b
+    Examples:
+      img2img models import --from junyanz latest_net_G.pth --out facades.safetensors
+      img2img models import --from junyanz latest_net_G_A.pth --b2a latest_net_G_B.pth --domains horse zebra
+      img2img models import --from cut latest_net_G.pth --out cut.safetensors --domains horse zebra
+    """
+    from img2img.errors import printable
+    from img2img.importing import import_model
+    from img2img.shipped import SUFFIX
+
+    target = target or file.with_suffix(SUFFIX)
+    _check_new(target, "--out", SUFFIX)
+    info = import_model(
+        file,
+        source,
+        target,
+        b2a=b2a,
+        domains=domains,
+        resolution=None if resolution is None else (resolution, resolution),
+        dropout=dropout,
+        batch_norm=batch_norm,
+        licence=licence,
+    )
+    if as_json:
+        print_json({"file": target, "bytes": target.stat().st_size, **dataclasses.asdict(info)})
+        return
+    networks = "; ".join(f"{name}: {_described(spec)}" for name, spec in sorted(info.networks.items()))
+    click.echo(printable(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB): {networks}"))
+
+
+def _check_new(target: Path, subject: str, suffix: str) -> None:
+    """Refuse a TARGET that has another suffix or is there already."""
+    from img2img.errors import UsageFault
+
+    if target.suffix != suffix:
+        raise UsageFault(subject, f"{target} does not end in {suffix}", f"Use {target.with_suffix(suffix)}")
+    if target.exists():
+        raise UsageFault(subject, f"{target} exists already", "Choose another name, or remove it first")
 
 
 def _read_metrics(texts: tuple[str, ...]) -> dict[str, float | str]:
