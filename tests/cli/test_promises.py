@@ -65,6 +65,7 @@ POINTS = (
 PACK = "data pack dcgan-small --set data.resolution=16"
 PACK_PAIRS = "data pack pix2pix-small --set data.resolution=16 --out pack"
 TRANSLATE = "translate --device cpu @translator.safetensors"
+IMPORT = "models import --from junyanz --out made.safetensors"
 SAMPLE = "sample --device cpu --count 3"
 EXPLORE = "explore interpolate --device cpu --steps 2"
 NEAR = "explore neighbours --device cpu --pictures 0-1 @sampler.safetensors"
@@ -252,6 +253,22 @@ def write_noise_model(path: Path, task: str, channels: int, copies: int = 1, **a
         resolution=(1, 1),
     )
     write_model(path, {"generator": generators[0] if copies == 1 else GeneratorMixture(generators)}, info)
+
+
+def foreign_generator() -> dict[str, torch.Tensor]:
+    """A ResNet with one block as junyanz's project saves it."""
+    convolutions = {
+        "model.1": (2, 3, 7, 7),
+        "model.4": (4, 2, 3, 3),
+        "model.7": (8, 4, 3, 3),
+        **dict.fromkeys(("model.10.conv_block.1", "model.10.conv_block.5"), (8, 8, 3, 3)),
+        "model.11": (8, 4, 3, 3),
+        "model.14": (4, 2, 3, 3),
+        "model.18": (3, 2, 7, 7),
+    }
+    transposed = ("model.11", "model.14")
+    state = {f"{name}.weight": torch.zeros(shape) for name, shape in convolutions.items()}
+    return state | {f"{name}.bias": torch.zeros(shape[name in transposed]) for name, shape in convolutions.items()}
 
 
 def split_model(path: Path) -> tuple[dict[str, Any], dict[str, Any], bytes]:
@@ -562,6 +579,7 @@ def make_models(root: Path) -> None:
     write_translator(root / "translator.safetensors", "resnet", _RESNET)
     write_translator(root / "grey.safetensors", "unet", _UNET)
     write_sampler(root / "sampler.safetensors", ("cat", "dog", "../../owl"))
+    torch.save(foreign_generator(), root / "latest_net_G.pth")
     (root / "models").mkdir()
     for name, (make, _, _) in DAMAGED_MODELS.items():
         make(root / "models" / name, root / "translator.safetensors")
@@ -845,6 +863,45 @@ ROWS = [
             ("a-pipe", "is no regular file", "Give a .pth"),
         )
     ),
+    # what claims to be another project's generator
+    *(
+        Row(f"E1 import {name}", f"{IMPORT} @payloads/{name}", 2, f"@payloads/{name}: {says}", ".safetensors")
+        for name, says in {
+            **dict.fromkeys(PAYLOADS, "holds code (posix.system)"),
+            "legacy.tar": "is damaged, cut short, or no file of weights",
+            "cache.npy": "is damaged, cut short, or no file of weights",
+        }.items()
+    ),
+    *(
+        Row(f"E3 import {name}", f"{IMPORT} @models/{name}", 2, f"@models/{name}: {says}", mend)
+        for name, says, mend in (
+            ("nothing", "is empty (0 bytes)", "Copy it again"),
+            ("no-json", "is a damaged safetensors file", "Copy it again"),
+            ("half", "is a damaged safetensors file", "Copy it again"),
+            ("shape", "its tensors are named otherwise", "Give its latest_net_G.pth"),
+            ("a-folder", "is no regular file", "Give a .pth"),
+            ("a-pipe", "is no regular file", "Give a .pth"),
+        )
+    ),
+    Row("E3 import nothing", f"{IMPORT} @nowhere.pth", 2, "@nowhere.pth: there is no such file", "Check the path"),
+    Row(
+        "E4 import project", f"{IMPORT} @latest_net_G.pth --from juniang", 2, "--from: 'juniang' is", "Did you mean ju"
+    ),
+    Row(
+        "E4 import norm", f"{IMPORT} @latest_net_G.pth --batch-norm own", 2, "--batch-norm: 'own' is", "Known: picture"
+    ),
+    Row("E4 import stored", f"{IMPORT} @latest_net_G.pth --batch-norm stored", 2, "no batch normalisation", "Leave it"),
+    Row("E4 import dropout", f"{IMPORT} @latest_net_G.pth --dropout", 2, "latest_net_G.pth has no dropout", "Leave it"),
+    Row("E4 import size", f"{IMPORT} @latest_net_G.pth --resolution 10000", 2, "10000 is out of range", "Use a whole"),
+    Row("E4 import domains", f"{IMPORT} @latest_net_G.pth --domains a a", 2, "--domains: a twice", "Give two names"),
+    Row(
+        "E4 import back", f"{IMPORT} @latest_net_G.pth --b2a @dots.safetensors", 2, "@dots.safetensors: its ten", "Give"
+    ),
+    Row(
+        "A6 import", f"{IMPORT.replace('made', '@grey')} @latest_net_G.pth", 2, "grey.safetensors exists", "Choose ano"
+    ),
+    Row("A6 import suffix", "models import --from cut @latest_net_G.pth --out a.pth", 2, "not end in", "Use a.safeten"),
+    Row("F10 import", f"{IMPORT} @latest_net_G.pth", 0, "wrote made.safetensors", writes=("made.safetensors",)),
     Row("E4 weights name", "weights import @translator.safetensors --as vgg61", 2, "'vgg61' is unknown", "Did"),
     Row("E4 weights unknown", "weights import @translator.safetensors", 2, "to no known network", "Known: incep"),
     Row("E4 weights input", "weights import @dots.safetensors --as alexnet --input x", 2, "does not fit", "Give"),
