@@ -18,6 +18,9 @@ _OPTIONAL = {
     "scikit-image": "`img2img demo`",
     "scikit-learn": "`img2img demo`",
     "pillow-heif": "reading HEIC and HEIF pictures",
+    "onnx": "`img2img models export MODEL OUT.onnx`",
+    "onnxruntime": "`img2img models export MODEL OUT.onnx`",
+    "onnxscript": "`img2img models export MODEL OUT.onnx`",
 }
 
 

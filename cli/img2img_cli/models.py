@@ -59,28 +59,70 @@ def show_info(file: Path, as_json: bool) -> None:
 @click.argument("file", metavar="MODEL", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--half", is_flag=True, help="Weights in half precision: half the size, pictures the same to the eye.")
+@click.option("--direction", metavar="a2b|b2a", help="Which way an ONNX file translates.  [default: a2b]")
 @click.option("--licence", metavar="TEXT", default="", help="Under which licence TARGET may be used.")
 @click.option("--metric", "metrics", multiple=True, metavar="NAME=VALUE",
               help="What was measured, kept in the description; may be repeated.")  # fmt: skip
 @json_option
-def export(file: Path, target: Path, half: bool, licence: str, metrics: tuple[str, ...], as_json: bool) -> None:
-    """Copy the model MODEL to the file TARGET for others to use.
+def export(
+    file: Path,
+    target: Path,
+    half: bool,
+    direction: str | None,
+    licence: str,
+    metrics: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Copy the model MODEL to the file TARGET for others to use: a model file, or an ONNX file of a translator.
+
+    An ONNX file takes pictures of any size. Both are run on several sizes before it is written, and what a program must
+    know to use it stands in its metadata.
 
     \b
     Examples:
       img2img models export runs/drawings/model.safetensors drawings.safetensors --half
       img2img models export model.safetensors faces.safetensors --licence CC-BY-4.0 --metric fd=31.5
+      img2img models export model.safetensors sketches.onnx --direction b2a
     """
     from img2img.checkpoint import export_model
-    from img2img.errors import printable
+    from img2img.errors import UsageFault, printable
     from img2img.shipped import SUFFIX, find_model
 
+    if target.suffix == ".onnx":
+        for option, given in (("--half", half), ("--metric", bool(metrics))):
+            if given:
+                raise UsageFault(option, f"is for {SUFFIX} files, and TARGET is {target}", "Leave it out")
+        _check_new(target, "TARGET", target.suffix)
+        _export_onnx(find_model(file), target, direction, licence, as_json)
+        return
+    if direction is not None:
+        raise UsageFault("--direction", f"is for .onnx files, and TARGET is {target}", "Leave it out")
     _check_new(target, "TARGET", SUFFIX)
     info = export_model(find_model(file), target, half=half, licence=licence, metrics=_read_metrics(metrics))
     if as_json:
         print_json({"file": target, "bytes": target.stat().st_size, **dataclasses.asdict(info)})
         return
     click.echo(printable(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)"))
+
+
+def _export_onnx(file: Path, target: Path, direction: str | None, licence: str, as_json: bool) -> None:
+    from img2img.errors import printable
+    from img2img.inference.onnx_export import export_onnx
+
+    exported = export_onnx(file, target, direction=direction, licence=licence)
+    size = target.stat().st_size
+    if as_json:
+        print_json({"file": target, "bytes": size, **dataclasses.asdict(exported)})
+        return
+    facts = exported.metadata
+    sizes = ", ".join(f"{width} × {height}" for _, height, width in exported.sizes)
+    click.echo(
+        printable(f"wrote {target} ({size / 1e6:.1f} MB): {facts['from']} → {facts['to']}, opset {exported.opset}")
+    )
+    click.echo(f"sides: multiples of {facts['size_multiple']}, at least {facts['size_minimum']}")
+    click.echo(f"compared at {sizes}: values differ by at most {exported.difference:.1e}")
+    if facts["noise"] == "left out":
+        click.echo("Its noise (dropout while translating) is left out.")
 
 
 @command.command("import", short_help="Make a model file of another project's generator.")

@@ -66,6 +66,7 @@ PACK = "data pack dcgan-small --set data.resolution=16"
 PACK_PAIRS = "data pack pix2pix-small --set data.resolution=16 --out pack"
 TRANSLATE = "translate --device cpu @translator.safetensors"
 IMPORT = "models import --from junyanz --out made.safetensors"
+ONNX = "models export @translator.safetensors a.onnx"
 SAMPLE = "sample --device cpu --count 3"
 EXPLORE = "explore interpolate --device cpu --steps 2"
 NEAR = "explore neighbours --device cpu --pictures 0-1 @sampler.safetensors"
@@ -1122,6 +1123,18 @@ ROWS = [
     Row("world speed", "bench speed points --world ring --steps 1 --warm-up 0 --set train.batch=8", 0, "images/s"),
     Row("points info", "models info @points.safetensors", 0, "points of ring"),
     Row("points copies", "models info @points.safetensors", 0, "generator: 2 × mlp("),
+    Row("E4 onnx of noise", "models export @sampler.safetensors a.onnx", 2, "makes new pictures", "Use img2img sample"),
+    Row("E4 onnx direction", f"{ONNX} --direction b2a", 2, "has no b2a, only a2b (photos → drawings)", "Use a2b"),
+    Row("E4 onnx half", f"{ONNX} --half", 2, "--half: is for .safetensors files", "Leave it out"),
+    Row("E4 onnx metric", f"{ONNX} --metric fd=1", 2, "--metric: is for .safetensors files", "Leave it out"),
+    Row(
+        "E4 export direction",
+        "models export @grey.safetensors a.safetensors --direction a2b",
+        2,
+        "is for .onnx",
+        "Leave",
+    ),
+    Row("E1 onnx", "models export @payloads/zip.pt a.onnx", 2, "@payloads/zip.pt: a pickle", "Ask for a .safetensors"),
     Row("points export", "models export @points.safetensors a.safetensors", 0, "wrote", writes=("a.safetensors",)),
     Row("points sample", f"{SAMPLE} @points.safetensors", 2, "makes points of a toy world, not pictures", "See them"),
     Row(
