@@ -1,8 +1,10 @@
-"""`img2img data`: check, pack and split folders of pictures."""
+"""`img2img data`: check, pack and split folders of pictures, and derive pairs from them."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,15 +31,16 @@ _workers_option = click.option(
 )
 
 
-@click.group("data", short_help="Check, pack and split folders of pictures.", no_args_is_help=True)
+@click.group("data", short_help="Check, pack and split folders; make pairs of them.", no_args_is_help=True)
 def command() -> None:
-    """Check, pack and split folders of pictures.
+    """Check, pack and split folders of pictures, and make pairs out of one folder.
 
     \b
     Examples:
       img2img data check --images photos
       img2img data pack cyclegan --a photos --b drawings --out packed
       img2img data split --classes signs --out signs-split
+      img2img data derive edges photos sketches
     """
 
 
@@ -321,6 +324,83 @@ def split_command(
     else:
         for part, count in totals.items():
             click.echo(f"{count:>8,}  {printable(out / part)}")
+
+
+@command.command("derive", short_help="Make pairs out of one folder: edges, gray, small, holes, noise, blur.",
+                 no_args_is_help=True)  # fmt: skip
+@click.argument("kind", metavar="KIND")
+@click.argument("src", type=_FOLDER)
+@click.argument("dst", type=_FOLDER)
+@click.option("--sigma", type=float, metavar="PIXELS", help="Of blur, and of edges before they are looked for.  [2, 1]")
+@click.option("--threshold", type=float, metavar="CONTRAST", help="Of edges; half of it continues one.  [0.2]")
+@click.option("--factor", type=float, metavar="N", help="Of small: how many times smaller.  [4]")
+@click.option(
+    "--amount", type=float, metavar="SHARE", help="Of holes: share covered; of noise: deviation in [0, 1].  [0.25, 0.1]"
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Other holes, other noise.")
+@click.option("--max-pixels", type=click.IntRange(1), metavar="N", help="Largest picture that is opened.")
+@click.option("--allow-truncated", is_flag=True, help="Take what is there of a file that is cut short.")
+@_workers_option
+@json_option
+def derive_command(
+    kind: str,
+    src: Path,
+    dst: Path,
+    sigma: float | None,
+    threshold: float | None,
+    factor: float | None,
+    amount: float | None,
+    seed: int,
+    max_pixels: int | None,
+    allow_truncated: bool,
+    workers: int,
+    as_json: bool,
+) -> int:
+    """Make a picture of KIND from every picture below SRC, in the new folder DST: same tree and names, as PNG.
+
+    \b
+    edges  black lines on white (Canny)          sketches to photos
+    gray   without colour                        colouring
+    small  made smaller and enlarged again       super-resolution
+    holes  with grey rectangles                  inpainting
+    noise  with normal noise                     restoration
+    blur   blurred                               restoration
+
+    A picture that cannot be used is named, left out and listed in DST/skipped.jsonl; the exit code is then 3.
+
+    \b
+    Examples:
+      img2img data derive edges photos sketches
+      img2img train pix2pix-small --pairs sketches photos
+      img2img data derive small photos small --factor 8
+      img2img data derive holes photos damaged --amount 0.4 --seed 1
+    """
+    from img2img.data.decode import MAX_PIXELS
+    from img2img.data.derive import SKIPPED_NAME, derive
+    from img2img.errors import printable
+
+    given = {"sigma": sigma, "threshold": threshold, "factor": factor, "amount": amount}
+    with _progress("made") as progress:
+        derived = derive(
+            kind,
+            src,
+            dst,
+            settings={name: value for name, value in given.items() if value is not None},
+            seed=seed,
+            workers=workers,
+            max_pixels=max_pixels or MAX_PIXELS,
+            allow_truncated=allow_truncated,
+            progress=progress,
+        )
+    if as_json:
+        print_json({**dataclasses.asdict(derived), "exit_code": derived.exit_code})
+        return derived.exit_code
+    skipped = f", skipped {len(derived.skipped)} (see {SKIPPED_NAME})" if derived.skipped else ""
+    click.echo(f"made {derived.made}{skipped}")
+    pairs = " --set data.pairs_policy=intersect" if derived.skipped else ""
+    folders = f"{shlex.quote(str(dst))} {shlex.quote(str(src))}"
+    click.echo(printable(f"Train with: img2img train pix2pix-small --pairs {folders}{pairs}"))
+    return derived.exit_code
 
 
 @contextlib.contextmanager

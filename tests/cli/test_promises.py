@@ -64,6 +64,7 @@ POINTS = (
 )
 PACK = "data pack dcgan-small --set data.resolution=16"
 PACK_PAIRS = "data pack pix2pix-small --set data.resolution=16 --out pack"
+DERIVE = "data derive gray"
 TRANSLATE = "translate --device cpu @translator.safetensors"
 IMPORT = "models import --from junyanz --out made.safetensors"
 ONNX = "models export @translator.safetensors a.onnx"
@@ -643,6 +644,7 @@ FOLDER_READERS = {
     "pack": f"{PACK} --out pack --images FOLDER",
     "split": "data split --out parts --images FOLDER",
     "translate": f"{TRANSLATE} FOLDER out",
+    "derive": "data derive gray FOLDER made",
 }
 CLASS_READERS = {
     "train": f"{CGAN} --dry-run --classes FOLDER",
@@ -763,6 +765,20 @@ ROWS = [
     Row("D4 own folder", f"{TRANSLATE} @flat/00.png @flat", 2, "@flat/00.png: is one of the pictures", "--in-place"),
     Row("D4 split", "data split --images @flat --out @flat/parts", 2, "@flat/parts: lies inside", "Choose a place"),
     # nothing to read
+    Row("A6 file: derive", f"{DERIVE} @flat @file", 2, "@file: exists already", "Choose another name"),
+    Row("A6 used folder: derive", f"{DERIVE} @flat @few", 2, "@few: exists already", "Choose another name"),
+    Row("A6 below a file: derive", f"{DERIVE} @flat @file/a", 2, "@file/a: cannot be made", "Choose another place"),
+    Row("A6 inside: derive", f"{DERIVE} @flat @flat/made", 2, "@flat/made: lies inside", "Choose a place outside"),
+    Row("B8 derive kind", "data derive edge @flat made", 2, "KIND: 'edge' is unknown", "Did you mean edges?"),
+    Row("B8 derive option", f"{DERIVE} @flat made --factor 2", 2, "--factor: is for small, not for gray", "Leave it"),
+    Row("B8 derive options", f"{DERIVE} @flat made --amount 2", 2, "--amount: is for holes and noise, not", "Leave it"),
+    Row("B8 derive range", "data derive noise @flat made --amount 25", 2, "--amount: 25 is out of range", "Use a num"),
+    Row("B8 derive no number", "data derive blur @flat made --sigma nan", 2, "--sigma: nan is out of", "Use a number"),
+    Row("C2 derive", f"{DERIVE} @mostly-good made", 3, "empty.png: is empty", "Copy", writes=("made", "made/*")),
+    Row("C2 derive only bad files", f"{DERIVE} @only-bad made", 2, "empty.png: is empty", "Copy it again"),
+    Row("D7 derive a file", f"{DERIVE} @flat/00.png made", 2, "@flat/00.png: is a file", "Give the folder"),
+    Row("D9 derive twins", f"{DERIVE} @twins made", 2, "a.png: would be made into the same file as a.jpg", "Rename"),
+    Row("F10 derive", f"{DERIVE} @flat 'mäde 1'", 0, "--pairs 'mäde 1' '@flat'", writes=("mäde 1", "mäde 1/*")),
     *each(FOLDER_READERS, "D7 empty", "@empty", 2, "@empty: no images in it (looked for .apng", "Check the path"),
     *each(FOLDER_READERS, "D7 junk", "@junk", 2, "@junk: no images in it (looked for .apng", "Check the path"),
     *each(FOLDER_READERS, "D7 missing", "@missing", 2, "folder", "Check the path"),
