@@ -6,6 +6,7 @@ projects themselves is shown by tests/bench/import_parity.py.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -24,7 +25,8 @@ from torch import Tensor, nn
 import img2img
 from img2img.checkpoint import load_networks, read_info
 from img2img.errors import UsageFault
-from img2img.importing import import_model
+from img2img.importing import SOURCES, import_model
+from img2img.importing.layouts import read_generator
 
 # --- references ------------------------------------------------------------------------------------------------------
 
@@ -498,6 +500,45 @@ def test_a_way_back_of_other_pictures_is_refused(tmp_path: Path) -> None:
     b2a = save(tmp_path / "B.pth", Resnet(channels=(3, 3)).state_dict())
     with pytest.raises(UsageFault, match=r"B\.pth: makes 3 channels of 3, which is not the way back of 1 from 3"):
         import_model(a2b, "junyanz", tmp_path / "out.safetensors", b2a=b2a)
+
+
+DAMAGES: dict[str, Callable[[Tensor], Tensor | None]] = {
+    "missing": lambda tensor: None,
+    "no rows": lambda tensor: tensor[:0],
+    "one row": lambda tensor: tensor[:1] if tensor.dim() > 0 else tensor[None],
+    "no columns": lambda tensor: tensor[..., :0] if tensor.dim() > 1 else tensor[None],
+    "flat": lambda tensor: tensor.flatten() if tensor.dim() > 1 else tensor.reshape(1, -1),
+    "a number": lambda tensor: tensor.sum() if tensor.dim() else tensor[None],
+    "whole numbers": lambda tensor: tensor.int(),
+    "doubled": lambda tensor: torch.cat((tensor, tensor)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("kind", ["resnet", "unet", "stylegan2"])
+def test_every_damaged_tensor_is_refused(kind: str, damage: str) -> None:
+    networks: dict[str, nn.Module] = {
+        "resnet": Resnet("batch", blocks=1, down="antialiased", up="antialiased"),
+        "unet": Unet("batch", 6),
+        "stylegan2": StyleResnet(2),
+    }
+    state = networks[kind].state_dict()
+    batch_norm = "picture" if kind == "stylegan2" else "stored"
+    for name, tensor in state.items():
+        if "num_batches" in name:  # which nobody reads
+            continue
+        damaged = DAMAGES[damage](tensor)
+        if damaged is not None and damaged.shape == tensor.shape and damaged.dtype == tensor.dtype:
+            continue
+        changed = without(state, name) if damaged is None else {**state, name: damaged}
+        # a bias that is not there is zero, but for StyleGAN2's; of a filter only what it filters by counts
+        if name.endswith("filt"):
+            harmless = damaged is not None and damaged.shape[2:] == tensor.shape[2:] and damaged.is_floating_point()
+        else:
+            of_norm = name.replace("bias", "running_mean") in state
+            harmless = damaged is None and name.endswith(".bias") and not of_norm and kind != "stylegan2"
+        with contextlib.nullcontext() if harmless else pytest.raises(UsageFault, match=r"^(G\.pth|--batch-norm): "):
+            read_generator(changed, Path("G.pth"), SOURCES["cut"], None, batch_norm)
 
 
 def payloads() -> Iterator[bytes]:

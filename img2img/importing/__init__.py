@@ -70,7 +70,7 @@ def import_model(
         dropout: whether dropout, which stands for noise, is on while translating; None is as in the peers' test script:
             on where there is any. A U-Net's layers do not show whether it has any; None follows the source's default.
         batch_norm: one of BATCH_NORMS. "picture" normalises by each picture's own statistics, as the peers' test script
-            does; "stored" by those of training, as that does with --eval. Of no effect without batch normalisation.
+            does; "stored" by those of training, as that does with --eval, where there is batch normalisation.
         licence: under which licence the weights may be used.
 
     Raises:

@@ -188,7 +188,7 @@ def _norm_kind(found: _Tensors, conv: str, norm: str, batch_norm: str) -> str:
 
 def _fill(found: _Tensors, spec: NetworkSpec, layers: list[_Layer], places: list[tuple[str, str]]) -> Imported:
     """The layers in our network's places, each a convolution's name and that of the normalisation behind it."""
-    expected = build_network(spec, found.path).state_dict()
+    expected = _build(found, spec).state_dict()
     weights: dict[str, Tensor] = {}
     if len(layers) != len(places):
         raise found.fault(f"it has {len(layers)} convolutions where there are {len(places)}")
@@ -204,13 +204,32 @@ def _fill(found: _Tensors, spec: NetworkSpec, layers: list[_Layer], places: list
         if f"{norm}.num_batches_tracked" in expected:  # batch normalisation
             weights[f"{norm}.num_batches_tracked"] = torch.tensor(0)
         for key, learned in layer.norm.items():
-            moved = learned - bias if key == "running_mean" and bias is not None else learned
+            moved = learned
+            if key == "running_mean" and bias is not None:
+                if bias.shape != learned.shape:
+                    raise found.fault(f"tensor {layer.name}.bias has shape {tuple(bias.shape)}")
+                moved = learned - bias
             # "instance_affine" scales in a layer of its own; what a norm here does not have is passed over
             for own in (f"{norm}.{key}", f"{norm}.1.{key}"):
                 if own in expected:
                     weights[own] = moved
-    for name in sorted(expected.keys() ^ weights.keys()):
-        raise found.fault(f"there is nothing for our {name}")
+    return _checked(found, spec, weights, expected)
+
+
+def _build(found: _Tensors, spec: NetworkSpec) -> nn.Module:
+    """The network, without storage; what it refuses is the file's fault."""
+    try:
+        return build_network(spec, found.path)
+    except UsageFault as error:
+        raise found.fault(error.problem) from error
+
+
+def _checked(
+    found: _Tensors, spec: NetworkSpec, weights: dict[str, Tensor], expected: Mapping[str, Tensor]
+) -> Imported:
+    for name in sorted(expected.keys() | weights.keys()):
+        if name not in expected or name not in weights or expected[name].shape != weights[name].shape:
+            raise found.fault(f"its layers do not fit together at our {name}")
     return Imported(spec, weights)
 
 
@@ -276,13 +295,13 @@ def _resnet(found: _Tensors, dropout: bool | None, batch_norm: str) -> Imported:
             "upsampling": "antialiased" if antialiased_up else "transposed",
         },
     )
-    return _fill(found, spec, layers, _in_order(build_network(spec, found.path)))
+    return _fill(found, spec, layers, _in_order(_build(found, spec)))
 
 
 def _convolutions(found: _Tensors, prefix: str) -> list[int]:
     """The positions of the convolutions in the nn.Sequential called `prefix`."""
     names = (name.partition(".") for name in found.below(prefix))
-    places = {int(index) for index, _, key in names if index.isdecimal() and key == "weight"}
+    places = {int(index) for index, _, key in names if len(index) < 5 and index.isdecimal() and key == "weight"}
     return sorted(place for place in places if found.rank(f"{prefix}.{place}.weight") == 4)
 
 
@@ -321,7 +340,7 @@ def _unet(found: _Tensors, dropout: bool, batch_norm: str) -> Imported:
     if depth < 5:
         raise found.fault(f"it has {depth} levels, fewer than the 5 of its smallest U-Net")
     _check_batch_norm(found, norm, batch_norm)
-    up = [_swapped(layer) for layer in up[:-1]] + up[-1:]
+    up = [_swapped(found, layer) for layer in up[:-1]] + up[-1:]
     spec = NetworkSpec(
         "unet",
         {
@@ -340,8 +359,10 @@ def _unet(found: _Tensors, dropout: bool, batch_norm: str) -> Imported:
     return _fill(found, spec, down + up[::-1], places)
 
 
-def _swapped(layer: _Layer) -> _Layer:
+def _swapped(found: _Tensors, layer: _Layer) -> _Layer:
     """A transposed convolution whose inputs come in the other order: first from below, then what skipped it."""
+    if len(layer.weight) < 2:
+        raise found.fault(f"tensor {layer.name}.weight has shape {tuple(layer.weight.shape)}")
     skipped, below = layer.weight.chunk(2)
     return _Layer(layer.name, torch.cat((below, skipped)), layer.bias, layer.norm)
 
@@ -373,12 +394,12 @@ def _stylegan2_resnet(found: _Tensors, dropout: bool | None) -> Imported:
     for level in range(len(widths) - 1):
         prefix, own = f"decoder.convs.{index}", f"up.{level}"
         # (1, out, in, 3, 3) to what torch's transposed convolutions take
-        weights[f"{own}.weight"] = found.take(f"{prefix}.conv.weight", 5)[0].transpose(0, 1).contiguous()
+        weights[f"{own}.weight"] = found.take(f"{prefix}.conv.weight", 5).flatten(0, 1).transpose(0, 1).contiguous()
         weights[f"{own}.bias"] = found.take(f"{prefix}.activate.bias").flatten()
         found.take_filter(f"{prefix}.conv.blur.kernel", (1, 3, 3, 1), gain=4)
         strength = found.take(f"{prefix}.noise.weight", 1)
         if noise:
-            weights[f"{own}.noise_strength"] = strength[0]
+            weights[f"{own}.noise_strength"] = strength.squeeze()
         index += 1
     _take_leaky(found, f"decoder.convs.{index}", "last", weights, kernel=1)
     spec = NetworkSpec(
@@ -391,11 +412,7 @@ def _stylegan2_resnet(found: _Tensors, dropout: bool | None) -> Imported:
             "noise": noise,
         },
     )
-    expected = build_network(spec, found.path).state_dict()
-    for name in sorted(expected.keys() | weights.keys()):
-        if name not in expected or name not in weights or expected[name].shape != weights[name].shape:
-            raise found.fault(f"its layers do not fit together at {name}")
-    return Imported(spec, weights)
+    return _checked(found, spec, weights, _build(found, spec).state_dict())
 
 
 def _take_leaky(found: _Tensors, prefix: str, own: str, weights: dict[str, Tensor], kernel: int) -> int:
