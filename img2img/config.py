@@ -369,6 +369,8 @@ class Config:
     generator: NetworkConfig
     discriminator: NetworkConfig
     projection: NetworkConfig | None = None
+    mapping: NetworkConfig | None = None
+    style_encoder: NetworkConfig | None = None
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

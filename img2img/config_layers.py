@@ -19,7 +19,7 @@ from img2img.errors import Fault, UsageFault, printable
 ADVERSARIAL = "loss.adversarial"
 PENALTIES = "loss.penalties"
 PLAYERS = ("generator", "discriminator")  # every method has these networks
-FURTHER_NETWORKS = ("projection",)  # these only where the method has a use for them
+FURTHER_NETWORKS = ("projection", "mapping", "style_encoder")  # these only where the method has a use for them
 NAMED_TABLES = (*PLAYERS, *FURTHER_NETWORKS, ADVERSARIAL)
 NAMES = tuple(f"{table}.name" for table in NAMED_TABLES)
 

@@ -31,18 +31,20 @@
     stylegan2_resnet.py  image -> image of StyleGAN2's layers (CUT, for single pictures)
     patchgan.py     one logit per patch
     projection.py   patches of feature maps -> unit vectors (CUT)
+    starganv2.py    image and style -> image, styles from noise or from images, one logit for each domain
 
 A noise generator is called as `(z, labels or None, draws or None)` and says `latent_dim` and `prior`, from which
 layers.draw_latents makes z; what else is random in it (noise at each pixel, mixed styles) follows the draws, and
 without them is left out. A generator with styles also has `w_dim`, `num_styles`, `map(z, labels)` -> w (N, w_dim) and
 `synthesize(w, draws or None)` of w (N, w_dim) or (N, num_styles, w_dim); its forward is the one after the other. An
-image generator is called as `(images, draws or None)`; one whose encoder can be looked into has `feature_channels`, the
-channels of each of its feature maps from the images inwards, `encode(images, layers)` -> the maps of these numbers, and
-`translate(images, layers, draws or None)` -> its output and the maps it met on the way. A discriminator is called as
-`(images, condition or None, with_features)`: with_features adds the activations before the last layer, (N, F). Its
-class says by `judges_by` what it answers: "logit", higher for real, (N,) or (N, 1, h, w); or "energy", e(x) (N,) ≥ 0,
-lower for real, where the features are the code. What else a method may need has a registry of its own, the role under
-which ROLES lists it.
+image generator is called as `(images, draws or None)`; one with styles has `style_dim` and is called as `(images,
+styles (N, style_dim))`; one whose encoder can be looked into has `feature_channels`, the channels of each of its
+feature maps from the images inwards, `encode(images, layers)` -> the maps of these numbers, and `translate(images,
+layers, draws or None)` -> its output and the maps it met on the way. A discriminator is called as `(images, condition
+or None, with_features)`: with_features adds the activations before the last layer, (N, F). Its class says by
+`judges_by` what it answers: "logit", higher for real, (N,) or (N, 1, h, w); or "energy", e(x) (N,) ≥ 0, lower for real,
+where the features are the code. What else a method may need has a registry of its own, the role under which ROLES lists
+it.
 
 A network with a `members` argument is that many networks of equal form, called as one on member-major rows
 (members · N, ...), and each member answers as it would alone. A point is an image of one pixel, (dim, 1, 1).
@@ -73,6 +75,12 @@ from img2img.networks.projection import PatchProjection
 from img2img.networks.r3gan import R3GANDiscriminator, R3GANGenerator
 from img2img.networks.resnet import ResnetGenerator
 from img2img.networks.sngan import SNGANDiscriminator, SNGANGenerator
+from img2img.networks.starganv2 import (
+    StarGANv2Discriminator,
+    StarGANv2Generator,
+    StarGANv2Mapping,
+    StarGANv2StyleEncoder,
+)
 from img2img.networks.stylegan import StyleGANDiscriminator, StyleGANGenerator
 from img2img.networks.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
 from img2img.networks.stylegan2_resnet import StyleGAN2ResnetGenerator
@@ -90,6 +98,7 @@ GENERATORS: dict[str, type[nn.Module]] = {
     "r3gan": R3GANGenerator,
     "resnet": ResnetGenerator,
     "sngan": SNGANGenerator,
+    "starganv2": StarGANv2Generator,
     "stylegan": StyleGANGenerator,
     "stylegan2": StyleGAN2Generator,
     "stylegan2_resnet": StyleGAN2ResnetGenerator,
@@ -110,6 +119,7 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "quadratic": QuadraticDiscriminator,
     "r3gan": R3GANDiscriminator,
     "sngan": SNGANDiscriminator,
+    "starganv2": StarGANv2Discriminator,
     "stylegan": StyleGANDiscriminator,
     "stylegan2": StyleGAN2Discriminator,
 }
@@ -118,18 +128,30 @@ PROJECTIONS: dict[str, type[nn.Module]] = {
     "patches": PatchProjection,
 }
 
+MAPPINGS: dict[str, type[nn.Module]] = {
+    "starganv2": StarGANv2Mapping,
+}
+
+STYLE_ENCODERS: dict[str, type[nn.Module]] = {
+    "starganv2": StarGANv2StyleEncoder,
+}
+
 # A role is a table of the configuration; every method needs the first two
 ROLES: dict[str, dict[str, type[nn.Module]]] = {
     "generator": GENERATORS,
     "discriminator": DISCRIMINATORS,
     "projection": PROJECTIONS,
+    "mapping": MAPPINGS,
+    "style_encoder": STYLE_ENCODERS,
 }
 
 __all__ = [
     "DISCRIMINATORS",
     "GENERATORS",
+    "MAPPINGS",
     "PROJECTIONS",
     "ROLES",
+    "STYLE_ENCODERS",
     "AutoencoderDiscriminator",
     "BigGANDeepDiscriminator",
     "BigGANDeepGenerator",
@@ -153,6 +175,10 @@ __all__ = [
     "ResnetGenerator",
     "SNGANDiscriminator",
     "SNGANGenerator",
+    "StarGANv2Discriminator",
+    "StarGANv2Generator",
+    "StarGANv2Mapping",
+    "StarGANv2StyleEncoder",
     "StyleGAN2Discriminator",
     "StyleGAN2Generator",
     "StyleGAN2ResnetGenerator",
