@@ -1,7 +1,8 @@
 """From numbers of images in the run to batches on the device, decoded ahead in threads.
 
 Number n of the run is, in each lane of the source, item permutation(seed, "order/" + lane, n // count)[n % count]: a
-batch depends on nothing but its numbers and the seed, however many threads, ranks or micro-batches there are.
+batch depends on nothing but its numbers and the seed, however many threads, ranks or micro-batches there are. What else
+is drawn for an image, a class and pictures of that class, follows from its number in the same way.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,20 @@ from img2img.data.sources import Source
 from img2img.data.threads import Pool, Task, worker_count
 from img2img.data.values import to_float
 from img2img.draws import Draws, permutation
+from img2img.errors import UsageFault
+
+
+@dataclass(eq=False)
+class References:
+    """For every second image of a batch, pictures of the class that was drawn for it.
+
+    Attributes:
+        rows: (M,) int64, which images: those with odd numbers.
+        images: so many times (M, C, H, W) as were asked for; each drawn by itself.
+    """
+
+    rows: Tensor
+    images: tuple[Tensor, ...]
 
 
 @dataclass(eq=False)
@@ -32,12 +47,16 @@ class Batch:
         labels: (N,) int64 classes, or None.
         numbers: (N,) int64, the images' numbers in the run.
         seed: seed of the run.
+        targets: (N,) int64, a class drawn for each image, all equally often; None where nobody asked for references.
+        references: pictures of these classes; None also where no image of the batch has any.
     """
 
     images: dict[str, Tensor]
     labels: Tensor | None
     numbers: Tensor
     seed: int
+    targets: Tensor | None = field(default=None, kw_only=True)
+    references: References | None = field(default=None, kw_only=True)
 
     def __getitem__(self, domain: str) -> Tensor:
         return self.images[domain]
@@ -76,11 +95,17 @@ class NoAugmentation:
 
 
 class _Reading:
-    """One batch on its way: buffers of whole numbers and the tasks that fill them."""
+    """One batch on its way: buffers of whole numbers and the tasks that fill them.
 
-    def __init__(self, buffers: dict[str, tuple[Tensor, ...]], labels: np.ndarray | None) -> None:
-        self.buffers = buffers
+    `buffers` are by lane, `references` one buffer for each picture that goes with the images `rows`.
+    """
+
+    def __init__(self, labels: np.ndarray | None) -> None:
+        self.buffers: dict[str, tuple[Tensor, ...]] = {}
         self.labels = labels
+        self.targets: np.ndarray | None = None
+        self.rows = np.zeros(0, np.int64)
+        self.references: list[Tensor] = []
         self.tasks: list[Task[None]] = []
 
     def cancel(self) -> None:
@@ -101,6 +126,7 @@ class Loader:
         workers: threads that decode; 0: by the number of cores.
         prefetch: batches that are read ahead while nobody called `expect`.
         timeout: seconds after which a file that does not answer is a Fault.
+        references: how many pictures of a class of its own every second image comes with; of sources with classes.
 
     Attributes:
         waited: seconds that `batch` has waited for data so far.
@@ -118,6 +144,7 @@ class Loader:
         workers: int = 2,
         prefetch: int = 2,
         timeout: float = 120.0,
+        references: int = 0,
     ) -> None:
         self.source = source
         self.seed = seed
@@ -128,6 +155,8 @@ class Loader:
         self.prefetch = prefetch
         self.timeout = timeout
         self.waited = 0.0
+        self._classes = _Classes(source) if references else None
+        self._num_references = references
         self._workers = worker_count(workers)
         self._pool = Pool(self._workers)
         self._pending: OrderedDict[bytes, _Reading] = OrderedDict()
@@ -206,24 +235,32 @@ class Loader:
                 self._pending[key] = self._start(numbers)
 
     def _start(self, numbers: np.ndarray) -> _Reading:
-        buffers: dict[str, tuple[Tensor, ...]] = {}
-        labels = None
-        jobs = []
-        for name, lane in self.source.lanes.items():
-            items = self.items(name, numbers)
-            buffers[name] = tuple(
-                torch.empty((len(numbers), channels, *lane.size), dtype=dtype, pin_memory=self.device.type == "cuda")
-                for channels, dtype in zip(lane.channels, lane.dtypes, strict=True)
-            )
-            if lane.labels is not None:
-                labels = lane.labels[items]
-            jobs += [
-                (name, rows, items) for rows in np.array_split(np.arange(len(numbers)), self._workers) if len(rows)
-            ]
-        reading = _Reading(buffers, labels)
-        for name, rows, items in jobs:
-            reading.tasks.append(self._pool.submit(self._filler(name, rows, items, buffers[name]), name))
+        items = {name: self.items(name, numbers) for name in self.source.lanes}
+        labels = [lane.labels[items[name]] for name, lane in self.source.lanes.items() if lane.labels is not None]
+        reading = _Reading(labels[0] if labels else None)
+        for name in self.source.lanes:
+            reading.buffers[name] = self._read(reading, name, items[name])
+        if self._classes is not None:
+            reading.targets = self._classes.draw(self.seed, numbers)
+            reading.rows = np.flatnonzero(numbers % 2)
+            for index in range(self._num_references):
+                chosen = self._classes.pictures(
+                    reading.targets[reading.rows], Draws(self.seed, f"reference{index}", _odd(numbers))
+                )
+                reading.references += self._read(reading, "image", chosen)
         return reading
+
+    def _read(self, reading: _Reading, name: str, items: np.ndarray) -> tuple[Tensor, ...]:
+        """Buffers that tasks of the reading will fill with these items of a lane."""
+        lane, pinned = self.source.lanes[name], self.device.type == "cuda"
+        buffers = tuple(
+            torch.empty((len(items), channels, *lane.size), dtype=dtype, pin_memory=pinned)
+            for channels, dtype in zip(lane.channels, lane.dtypes, strict=True)
+        )
+        for rows in np.array_split(np.arange(len(items)), self._workers):
+            if len(rows):
+                reading.tasks.append(self._pool.submit(self._filler(name, rows, items, buffers), name))
+        return buffers
 
     def _filler(
         self, name: str, rows: np.ndarray, items: np.ndarray, buffers: tuple[Tensor, ...]
@@ -244,21 +281,66 @@ class Loader:
     def _finish(self, reading: _Reading, numbers: np.ndarray) -> Batch:
         on_device = torch.from_numpy(numbers).to(self.device)
         images: dict[str, Tensor] = {}
-        interpolates = self.augmentation.zoom != (1.0, 1.0)
         for name, buffers in reading.buffers.items():
             draws = Draws(self.seed, f"augment/{name}", on_device)
             for domain, buffer in zip(self.source.outputs[name], buffers, strict=True):
-                pixels = buffer.to(self.device, non_blocking=True)
-                if interpolates or pixels.dtype != torch.uint8:  # of 16 bits torch can do next to nothing
-                    pixels = to_float(pixels, self.dtype)
-                pixels = augment(
-                    pixels,
-                    draws,
-                    resolution=self.resolution,
-                    flip=self.augmentation.flip,
-                    zoom=self.augmentation.zoom,
-                )
-                # crop and flip move a quarter of the bytes while the values are still uint8
-                images[domain] = pixels if pixels.is_floating_point() else to_float(pixels, self.dtype)
+                images[domain] = self._augmented(buffer, draws)
         labels = None if reading.labels is None else torch.from_numpy(reading.labels).to(self.device)
-        return Batch(images, labels, on_device, self.seed)
+        batch = Batch(images, labels, on_device, self.seed)
+        if reading.targets is not None:
+            batch.targets = torch.from_numpy(reading.targets).to(self.device)
+        if len(reading.rows):
+            theirs = _odd(numbers).to(self.device)
+            pictures = (
+                self._augmented(buffer, Draws(self.seed, f"augment/reference{index}", theirs))
+                for index, buffer in enumerate(reading.references)
+            )
+            batch.references = References(torch.from_numpy(reading.rows).to(self.device), tuple(pictures))
+        return batch
+
+    def _augmented(self, buffer: Tensor, draws: Draws) -> Tensor:
+        """Pictures of whole numbers as a batch has them, on the device."""
+        interpolates = self.augmentation.zoom != (1.0, 1.0)
+        pixels = buffer.to(self.device, non_blocking=True)
+        if interpolates or pixels.dtype != torch.uint8:  # of 16 bits torch can do next to nothing
+            pixels = to_float(pixels, self.dtype)
+        pixels = augment(
+            pixels,
+            draws,
+            resolution=self.resolution,
+            flip=self.augmentation.flip,
+            zoom=self.augmentation.zoom,
+        )
+        # crop and flip move a quarter of the bytes while the values are still uint8
+        return pixels if pixels.is_floating_point() else to_float(pixels, self.dtype)
+
+
+class _Classes:
+    """The pictures of each class of a source.
+
+    Raises:
+        UsageFault: a class has none, since all that it had were left out.
+    """
+
+    def __init__(self, source: Source) -> None:
+        labels = source.labels
+        assert labels is not None, "references are of classes"
+        self._order = np.argsort(labels, kind="stable")
+        self._counts = np.bincount(labels, minlength=len(source.classes))
+        self._starts = np.cumsum(self._counts) - self._counts
+        for name, count in zip(source.classes, self._counts):
+            if count == 0:
+                problem = "none of its pictures can be used"
+                raise UsageFault(f"class {name}", problem, "Add pictures, or remove its folder")
+
+    def draw(self, seed: int, numbers: np.ndarray) -> np.ndarray:
+        """A class for each image, (N,) int64."""
+        return Draws(seed, "target", torch.from_numpy(numbers)).integers(len(self._counts)).numpy()
+
+    def pictures(self, labels: np.ndarray, draws: Draws) -> np.ndarray:
+        """A picture of each of these classes, (M,) int64; within a class all equally often."""
+        return self._order[self._starts[labels] + draws.integers(2**62).numpy() % self._counts[labels]]
+
+
+def _odd(numbers: np.ndarray) -> Tensor:
+    return torch.from_numpy(numbers[numbers % 2 == 1])

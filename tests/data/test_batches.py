@@ -215,3 +215,83 @@ def test_same_images_on_the_gpu() -> None:
             first, second = (loader.batch(np.arange(start, start + 8)) for loader in (on_gpu, on_cpu))
             assert first["a"].is_cuda
             assert torch.allclose(first["a"].cpu(), second["a"], atol=1e-6)
+
+
+# --- references
+
+
+def of_classes(counts: tuple[int, ...] = (1, 5, 3)) -> Source:
+    """Pictures whose first value is their class, and whose second their place in it."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    places = np.concatenate([np.arange(count) for count in counts])
+    shuffled = np.random.default_rng(0).permutation(len(labels))
+    images = np.zeros((len(labels), 1, *SIZE), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = labels[shuffled], places[shuffled]
+    return array_source({"image": images}, labels=labels[shuffled], classes=tuple("abcdef"[: len(counts)]))
+
+
+def pixel(images: torch.Tensor, column: int) -> list[int]:
+    return ((images[:, 0, 0, column] + 1) * 127.5).round().int().tolist()
+
+
+def test_odd_images_come_with_pictures_of_the_class_drawn_for_them() -> None:
+    numbers = np.array([4, 7, 8, 3, 1, 10])
+    with Loader(of_classes(), seed=3, resolution=SIZE, references=2) as loader:
+        batch = loader.batch(numbers)
+    assert batch.targets is not None
+    assert torch.equal(batch.targets, Draws(3, "target", torch.from_numpy(numbers)).integers(3))
+    assert batch.references is not None
+    assert batch.references.rows.tolist() == [1, 3, 4]
+    assert len(batch.references.images) == 2
+    for images in batch.references.images:
+        assert images.shape == (3, 1, *SIZE)
+        assert pixel(images, 0) == batch.targets[[1, 3, 4]].tolist()
+
+
+def test_references_are_drawn_evenly_and_by_themselves() -> None:
+    with Loader(of_classes(), seed=0, resolution=SIZE, references=2) as loader:
+        batch = loader.batch(np.arange(6000))
+    assert batch.targets is not None
+    assert batch.references is not None
+    assert (batch.targets.bincount() / 6000).tolist() == pytest.approx([1 / 3] * 3, abs=0.03)
+    first, second = (np.array(pixel(images, 1)) for images in batch.references.images)
+    of_b = batch.targets[batch.references.rows].numpy() == 1
+    assert (np.bincount(first[of_b]) / of_b.sum()).tolist() == pytest.approx([1 / 5] * 5, abs=0.05)
+    assert (first[of_b] == second[of_b]).mean() == pytest.approx(1 / 5, abs=0.05)
+    # which picture is shown says nothing of which one is the reference
+    own = np.array(pixel(batch["image"], 1))[batch.references.rows.numpy()]
+    assert (first[of_b] == own[of_b]).mean() < 0.4
+
+
+@pytest.mark.parametrize("zoom", [(1.0, 1.0), (0.9, 1.2)])
+def test_references_depend_on_the_number_alone(zoom: tuple[float, float]) -> None:
+    with Loader(of_classes(), seed=3, resolution=(8, 10), augmentation=Augmentation(zoom=zoom), references=1) as loader:
+        whole = loader.batch(np.arange(8))
+        parts = [loader.batch(np.arange(first, first + 1)) for first in range(8)]
+    assert whole.references is not None
+    assert whole.targets is not None
+    assert [part.targets.item() for part in parts if part.targets is not None] == whole.targets.tolist()
+    assert [part.references is None for part in parts] == [True, False] * 4
+    alone = [part.references.images[0] for part in parts if part.references is not None]
+    assert torch.equal(torch.cat(alone), whole.references.images[0])
+
+
+def test_references_leave_the_images_as_they_are() -> None:
+    batches = []
+    for references in (0, 2):
+        with Loader(
+            of_classes(), seed=1, resolution=(8, 10), augmentation=Augmentation(), references=references
+        ) as loader:
+            batches.append(loader.batch(np.arange(6)))
+    assert equal(*batches)
+    assert batches[0].targets is None
+    assert batches[0].references is None
+
+
+def test_a_class_without_pictures_is_refused() -> None:
+    source = of_classes((2, 2, 2))
+    lane = source.lanes["image"]
+    assert lane.labels is not None
+    lane.labels[lane.labels == 1] = 2
+    with pytest.raises(Fault, match=r"^class b: none of its pictures can be used\. Add pictures"):
+        Loader(source, seed=0, resolution=SIZE, references=1)
