@@ -195,6 +195,15 @@ class LossConfig(_Section):
     nce_identity: float | None = _key(
         None, "weight of the same loss for pictures that are in b already (CUT, not FastCUT)", minimum=0.0, maximum=1e6
     )
+    style: float | None = _key(
+        None, "weight of the distance from the style asked for to that of the result", minimum=0.0, maximum=1e6
+    )
+    diversity: float | None = _key(
+        None, "weight of the distance between results of two styles, which is to grow", minimum=0.0, maximum=1e6
+    )
+    diversity_kimg: float | None = _key(
+        None, "over so many kimg loss.diversity falls linearly to 0; none = it stays", above=0.0, maximum=1e7
+    )
     feature_matching: float | None = _key(
         None, "weight of the distance between the discriminator's mean features", minimum=0.0, maximum=1e6
     )
@@ -363,7 +372,9 @@ class Config:
     """Everything a run depends on but its data: from --set to constructor argument, each key has one name."""
 
     table: ClassVar[str] = ""
-    translator: str = field(metadata={"help": "method: unconditional, conditional, points, pix2pix, cyclegan, cut"})
+    translator: str = field(
+        metadata={"help": "method: unconditional, conditional, points, pix2pix, cyclegan, cut, starganv2"}
+    )
     recipe: RecipeInfo = field(default_factory=RecipeInfo)
     data: DataConfig = field(default_factory=DataConfig)
     generator: NetworkConfig

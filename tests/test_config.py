@@ -75,6 +75,8 @@ RECIPES = (
     "sagan-small",
     "sngan",
     "sngan-small",
+    "starganv2",
+    "starganv2-small",
     "stylegan",
     "stylegan-small",
     "stylegan2",

@@ -342,7 +342,7 @@ class Engine:
 
     def go_to(self, images_seen: int) -> None:
         """Grow the networks as far as they are after so many images: like the learning rate a function of them."""
-        self.images_seen = images_seen
+        self.images_seen = self.translator.images_seen = images_seen
         self.stage = self.settings.growth.at(images_seen)
         for network in (*self.translator.children(), *self.ema.networks.values()):
             if isinstance(network, Growing):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -244,6 +244,27 @@ class Translations(MadePictures):
         return images
 
 
+class Restyled(MadePictures):
+    """Pictures translated into the class of the next one, from noise that stays the same throughout the run."""
+
+    def __init__(self, networks: Mapping[str, nn.Module], inputs: ChosenPictures, prepared: Prepared) -> None:
+        super().__init__(networks["generator"], inputs, prepared)
+        assert inputs.labels is not None, "check refuses data without classes"
+        classes = prepared.source.classes
+        self.labels = [*inputs.labels[1:], *inputs.labels[:1]]
+        self._mapping, self._inputs = networks["generator_mapping"], inputs
+        self._targets = torch.tensor([classes.index(name) for name in self.labels])
+
+    def make(self, numbers: range) -> Tensor:
+        device, dtype = self._precision.device, self._precision.dtype
+        pixels = torch.stack(list(self._inputs.read_whole(numbers))).to(device)
+        draws = Draws(self._seed, "eval/z", torch.tensor(numbers, device=device))
+        targets = self._targets[numbers.start : numbers.stop].to(device)
+        styles = self._mapping(draw_latents(self._mapping, draws).to(dtype), targets)
+        images: Tensor = self._network(to_float(pixels, dtype), styles)
+        return images
+
+
 # --- an evaluation ---------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +287,9 @@ def _sides(prepared: Prepared) -> list[_Side]:
     if translator.task == "sample":
         real = choose("image")
         return [_Side("", real, Samples(networks["generator"], real, prepared))]
+    if translator.source == "classes":
+        real = choose("image")
+        return [_Side("", real, Restyled(networks, real, prepared))]
     several = len(translator.directions) > 1
     return [
         _Side(

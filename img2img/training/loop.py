@@ -438,13 +438,16 @@ class _Run:
 
     def _info(self) -> ModelInfo:
         prepared, translator = self.prepared, self.engine.translator
+        names, channels = dict(prepared.source.names), dict(prepared.source.channels)
+        if translator.directions and "image" in channels:  # it translates within one folder's pictures
+            names, channels = dict.fromkeys("ab", names["image"]), dict.fromkeys("ab", channels["image"])
         return ModelInfo(
             translator=self.config.translator,
             task=translator.task,
             networks={name: self._spec(name) for name in translator.deploy()},
             directions=dict(translator.directions),
-            domains=dict(prepared.source.names),
-            channels=dict(prepared.source.channels),
+            domains=names,
+            channels=channels,
             classes=tuple(prepared.source.classes),
             resolution=self._size(),
             fit=self.config.data.fit,

@@ -139,7 +139,7 @@ def prepare(config: Config, data: DataPaths, precision: Precision, world: World,
         _tell_patches(translator)
     engine = Engine(translator, translators.make_penalties(config), EngineSettings.of(config), precision, world)
 
-    def make_loader(augment: AugmentConfig | None) -> Loader | PointLoader:
+    def make_loader(augment: AugmentConfig | None, references: int = 0) -> Loader | PointLoader:
         if isinstance(source, PointSource):
             return PointLoader(source, seed=config.train.seed, device=precision.device, dtype=precision.dtype)
         return Loader(
@@ -150,12 +150,14 @@ def prepare(config: Config, data: DataPaths, precision: Precision, world: World,
             dtype=precision.dtype,
             augmentation=augment,
             workers=worker_count(config.data.workers),
+            references=references,
         )
 
     count = {"images": _PREVIEW_SAMPLES, "points": _PREVIEW_POINTS}.get(source.kind, _PREVIEW_IMAGES)
     with make_loader(None) as loader:
         preview = loader.batch(np.arange(count))
-    return Prepared(config, source, make_loader(config.augment), engine, specs, preview, world, precision)
+    loader = make_loader(config.augment, translator.references)
+    return Prepared(config, source, loader, engine, specs, preview, world, precision)
 
 
 def _tell_patches(translator: Translator) -> None:

@@ -29,6 +29,7 @@ from img2img.translators.cut import CUT
 from img2img.translators.cyclegan import CycleGAN
 from img2img.translators.pix2pix import Pix2Pix
 from img2img.translators.points import Points
+from img2img.translators.starganv2 import StarGANv2
 from img2img.translators.unconditional import Unconditional
 
 TRANSLATORS: dict[str, type[Translator]] = {
@@ -37,6 +38,7 @@ TRANSLATORS: dict[str, type[Translator]] = {
     "pix2pix": Pix2Pix,
     "cyclegan": CycleGAN,
     "cut": CUT,
+    "starganv2": StarGANv2,
     "points": Points,
 }
 _WEIGHTS_OF_ANY = ("feature_matching", "classification")  # a method need not name them to have them
@@ -202,13 +204,15 @@ def _channel_misfits(config: Config, translator: type[Translator]) -> Iterator[F
 def _class_misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
     """What is wanted of classes and cannot be had."""
     weight, network = config.loss.classification, config.discriminator
+    makes_classes = translator.source == "classes" and translator.from_noise
     tells = network.arguments.get("conditioning") == "classifier"
     if tells and not weight:
         yield UsageFault(
             "loss.classification", "a discriminator that tells the classes learns it from this weight", "Set it to 1"
         )
-    if weight and translator.source != "classes":
-        yield UsageFault("loss.classification", f"{config.translator} has no classes", "Set loss.classification=none")
+    if weight and not makes_classes:
+        problem = f"{config.translator} makes no pictures of classes out of noise"
+        yield UsageFault("loss.classification", problem, "Set loss.classification=none")
     elif weight and not tells:
         yield UsageFault(
             "loss.classification",
@@ -219,8 +223,9 @@ def _class_misfits(config: Config, translator: type[Translator]) -> Iterator[Fau
         yield UsageFault(
             "loss.classification", "asks the discriminator of now, train.unroll one of later", "Set train.unroll=0"
         )
-    if config.train.label_dropout and translator.source != "classes":
-        yield UsageFault("train.label_dropout", f"{config.translator} has no classes", "Set train.label_dropout=0")
+    if config.train.label_dropout and not makes_classes:
+        problem = f"{config.translator} makes no pictures of classes out of noise"
+        yield UsageFault("train.label_dropout", problem, "Set train.label_dropout=0")
     elif config.train.label_dropout and tells:
         yield UsageFault(
             "train.label_dropout",
@@ -443,7 +448,9 @@ def _check_networks(config: Config, plans: Mapping[str, NetworkPlan]) -> list[Fa
     """Faults of one network of each role, without weights; a role's networks differ in channels at most."""
     faults: list[Fault] = []
     built: dict[str, nn.Module] = {}
-    for role, registry in ROLES.items():
+    # in the plan's order, in which some follow from earlier ones
+    for role in dict.fromkeys([*(plan.role for plan in plans.values()), *ROLES]):
+        registry = ROLES[role]
         table: NetworkConfig | None = getattr(config, role)
         name, plan = next(((name, plan) for name, plan in plans.items() if plan.role == role), ("", None))
         if plan is not None and table is None:

@@ -98,6 +98,8 @@ class Translator(nn.Module, ABC):
         loss_weights: the `loss.*` keys it needs, each a weight.
         optional_weights: those it can do without.
         from_noise: its generator makes samples out of noise alone; what is done against mode collapse applies.
+        references: pictures of another class that every second image comes with, see data.batches.References.
+        images_seen: real images of all steps so far, which the engine says; weights that change follow it.
 
     Args:
         shape: the data it is built for.
@@ -114,6 +116,7 @@ class Translator(nn.Module, ABC):
     loss_weights: ClassVar[tuple[str, ...]] = ()
     optional_weights: ClassVar[tuple[str, ...]] = ()
     from_noise: ClassVar[bool] = False
+    references: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -130,6 +133,7 @@ class Translator(nn.Module, ABC):
         self.objective = objective
         self.adversarial_weight = adversarial_weight
         self.weights = dict(weights or {})
+        self.images_seen = 0
 
     @classmethod
     @abstractmethod

@@ -21,6 +21,7 @@ from img2img.training.prepare import prepare, step_batches
 SETTINGS = {
     "growing": {"discriminator.minibatch_std": False, "growth.max_batch": 16, "train.kimg": 0.04},
     "styles": {"discriminator.minibatch_std": False},
+    "starganv2": {"loss.penalties.r1.every": 2},
     "unconditional": {
         "generator.norm": "layer",
         "loss.penalties": ["r1", "gradient_penalty"],

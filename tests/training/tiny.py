@@ -93,6 +93,23 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "growth.max_batch": 4,
         },
     ),
+    # half of the images guided by reference pictures, and a weight that falls while states are saved
+    "starganv2": (
+        "starganv2-small",
+        "classes",
+        {
+            **{
+                f"{role}.{key}": value
+                for role in ("generator", "style_encoder", "discriminator")
+                for key, value in (("width", 4), ("max_width", 8))
+            },
+            "generator.downsamplings": 1,
+            "mapping.width": 8,
+            "mapping.style_dim": 4,
+            "loss.diversity_kimg": 0.016,
+            "loss.penalties.r1.every": 4,
+        },
+    ),
     # noise, mixed styles and a running mean of path lengths
     "styles": (
         "stylegan2-small",
