@@ -254,6 +254,8 @@ def _use(info: ModelInfo) -> str:
         return f"points of {info.domains.get('image', 'a toy world')}"
     if info.task == "sample":
         return f"new pictures of {len(info.classes)} classes" if info.classes else "new pictures"
+    if info.classes:
+        return f"translates into {len(info.classes)} classes, in many styles"
     names = (
         f"{name} ({' → '.join(info.domains.get(domain, domain) for domain in (name[:1], name[-1:]))})"
         for name in sorted(info.directions)

@@ -18,6 +18,13 @@ from img2img_cli.progress import FolderProgress
 @click.argument("src", type=click.Path(path_type=Path))
 @click.argument("dst", type=click.Path(path_type=Path))
 @click.option("--direction", metavar="a2b|b2a", help="Which way, for a model that has both.  [default: a2b]")
+@click.option("--style", metavar="CLASS", help="Into which class, by name or index, for a model that has several.")
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    metavar="PICTURE",
+    help="Take the style of this picture, of the class --style or else that of its folder's name.",
+)
 @click.option(
     "--scale",
     default="auto",
@@ -40,7 +47,7 @@ from img2img_cli.progress import FolderProgress
 @click.option("--max-pixels", type=click.IntRange(1), metavar="N", help="Skip larger pictures.  [default: 178956970]")
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Pictures at once.  [default: 1; 8 on a GPU]")
 @click.option("--workers", type=click.IntRange(1, 64), metavar="N", help="Threads that read, and as many that write.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of models with dropout when used.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of styles, and of dropout.")
 @click.option(
     "--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True,
     help="auto is float32; bfloat16 may be faster and changes pixels a little.",
@@ -52,6 +59,8 @@ def command(
     src: Path,
     dst: Path,
     direction: str | None,
+    style: str | None,
+    reference: Path | None,
     scale: str,
     skip_existing: bool,
     format: str | None,
@@ -81,6 +90,8 @@ def command(
       img2img translate model.safetensors photos out --skip-existing
       img2img translate model.safetensors drawings out --direction b2a --format png
       img2img translate model.safetensors photo.jpg drawing.png --scale trained
+      img2img translate animals.safetensors cats dogs --style dog --seed 3
+      img2img translate animals.safetensors cats like-rex --style dog --reference rex.jpg
     """
     from img2img.data.decode import MAX_PIXELS
     from img2img.errors import UsageFault
@@ -100,6 +111,8 @@ def command(
         "allow_truncated": allow_truncated,
     }
     loaded = Model.load(model, device, precision)
+    if style is not None or reference is not None:
+        loaded = loaded.with_style(style, reference=reference, seed=seed)
     if _names_a_file(src, dst):
         if skip_existing:
             raise UsageFault("--skip-existing", "is for folders, and DST is a file", "Leave it out")

@@ -171,6 +171,9 @@ def _check_sides(
     translates = model is not None and model.info.task == "translate"
     if translates and source is None:
         raise UsageFault("--source", "is not given, and the model translates", "Give the folder of what it translates")
+    if translates and model is not None and model.info.classes:
+        mend = "Translate with img2img translate --style CLASS, and give what comes of it as FAKE"
+        raise UsageFault("--model", f"{model.path} translates into a style, and nobody says which", mend)
     if source is not None and model is not None and not translates:
         raise UsageFault("--source", f"is given, but {model.path} makes pictures from noise", "Leave it out")
     paired = _of_pairs(names)

@@ -7,7 +7,9 @@ size). `Model.translate` is the three in a row, so that a folder and a single ca
 
 from __future__ import annotations
 
+import copy
 import difflib
+import hashlib
 import io
 import logging
 import math
@@ -31,7 +33,9 @@ from img2img.draws import Draws
 from img2img.errors import Fault, ImageFault, UsageFault
 from img2img.inference.latents import AT_ONCE, Centre, LatentSpace
 from img2img.inference.memory import OutOfMemory, activation_bytes, available_bytes, is_out_of_memory
+from img2img.inference.styling import StyledGenerator, class_by_folder, is_sound, read_reference
 from img2img.networks.growing import Growing
+from img2img.networks.layers import draw_latents
 from img2img.shipped import find_model
 from img2img.translators.unconditional import NoiseGenerator
 
@@ -95,6 +99,7 @@ class Model:
         self.precision = precision
         layout = fastest_memory_format(self.device)
         self._networks = {name: network.to(memory_format=layout) for name, network in networks.items()}
+        self._unstyled: Model | None = None  # of a model with a style: the one without
         self._fatal_values: float = math.inf
         self._bytes_needed: dict[tuple[str, tuple[int, ...]], int] = {}
         # class, or None for all, to the mean w that truncation contracts to; filled as it is wanted
@@ -131,6 +136,8 @@ class Model:
         direction: str | None = None,
         scale: Scale = "auto",
         seed: int = 0,
+        style: Label | None = None,
+        reference: Image.Image | str | os.PathLike[str] | None = None,
     ) -> Translatable | Image.Image:
         """Translate one picture; the result has its size.
 
@@ -140,12 +147,16 @@ class Model:
                 Opacity (alpha) is kept unless the model makes its own. Exif orientation is applied.
             direction: "a2b" or "b2a"; None is the model's first.
             scale: the scale the network works at, see `working_size`.
-            seed: of the noise of models with dropout at test time; no other model uses it.
+            seed: of the noise of models with dropout at test time, and of styles that no reference gives.
+            style, reference: as in `with_style`, for models that translate into classes.
 
         Raises:
-            UsageFault: the model does not translate, or not in this direction.
+            UsageFault: the model does not translate, or not in this direction or style.
             Fault: the picture cannot be used or is too large for the memory there is.
         """
+        if style is not None or reference is not None:
+            styled = self.with_style(style, reference=reference, seed=seed)
+            return styled.translate(image, direction=direction, scale=scale, seed=seed)
         direction = self.direction(direction)
         if isinstance(image, Tensor):
             return self._translate_tensor(image, direction, scale, seed)  # type: ignore[return-value]
@@ -171,9 +182,13 @@ class Model:
         """`name` if the model has this direction; the default for None.
 
         Raises:
-            UsageFault: the model makes pictures from noise, or has other directions.
+            UsageFault: the model makes pictures from noise, has other directions, or was not told a style it needs.
         """
         self._require_task("translate")
+        if self.info.classes and self._unstyled is None:
+            classes = ", ".join(self.info.classes)
+            mend = "Give --style CLASS, or --reference PICTURE of one"
+            raise UsageFault("--style", f"{self.path} translates into one of {classes}", mend)
         known = self.info.directions
         if name is None:
             return "a2b" if "a2b" in known else next(iter(known))
@@ -181,6 +196,58 @@ class Model:
             described = " and ".join(f"{key} ({self._describe(key)})" for key in sorted(known))
             raise UsageFault("--direction", f"{self.path} has no {name}, only {described}", f"Use {sorted(known)[0]}")
         return name
+
+    def with_style(
+        self,
+        style: Label | None = None,
+        *,
+        reference: Image.Image | str | os.PathLike[str] | None = None,
+        seed: int = 0,
+    ) -> Model:
+        """This model, translating every picture into one style.
+
+        Args:
+            style: class name or index. With a reference it is the reference's class, and may be left out where the
+                reference is a file in a folder of that name.
+            reference: a picture whose style is taken.
+            seed: without a reference, of the latent from which the style is made.
+
+        Raises:
+            UsageFault: the model has no styles or not this class, or nobody said which.
+            Fault: the reference cannot be used.
+        """
+        if self._unstyled is not None:
+            return self._unstyled.with_style(style, reference=reference, seed=seed)
+        self._require_task("translate")
+        subject = "--style" if reference is None else "--reference"
+        if not self.info.classes:
+            directions = " and ".join(self._describe(name) for name in sorted(self.info.directions))
+            raise UsageFault(subject, f"{self.path} has no styles, it translates {directions}", f"Leave {subject} out")
+        if reference is not None:
+            file = _as_file(reference) if isinstance(reference, Image.Image) else reference
+            pixels = read_reference(file, self.info)
+            style = class_by_folder(reference, self.info) if style is None else style
+        if style is None:
+            problem = "is not given" if reference is None else f"{reference} does not say of which class it is"
+            raise UsageFault(subject, problem, f"Give --style, one of {', '.join(self.info.classes)}")
+        label = torch.tensor([self._class_index(style, "--style")], device=self.device)
+        with torch.inference_mode():
+            if reference is None:
+                made_from = f"seed {seed}"
+                mapping, number = self._networks["generator_mapping"], torch.zeros_like(label)
+                code = mapping(draw_latents(mapping, Draws(seed, "style", number)), label)
+            else:
+                made_from = f"reference {hashlib.sha256(pixels.numpy().tobytes()).hexdigest()}"
+                code = self._networks["generator_style_encoder"](to_float(pixels[None]).to(self.device), label)
+        styled = copy.copy(self)
+        styled._unstyled = self
+        styled._networks = {
+            **self._networks,
+            "generator": StyledGenerator(self._networks["generator"], code[0].clone()),
+        }
+        # other options of a run make other outputs: the manifest of a folder knows them by the model
+        styled.digest = hashlib.sha256(f"{self.digest}/{label.item()}/{made_from}".encode()).hexdigest()
+        return styled
 
     def working_size(self, size: tuple[int, int], direction: str, scale: Scale = "auto") -> tuple[int, int]:
         """The (height, width) at which the network sees a picture of `size`.
@@ -415,7 +482,7 @@ class Model:
                 if number in wanted:
                     yield label, pixels
 
-    def _class_index(self, label: Label) -> int:
+    def _class_index(self, label: Label, option: str = "--class") -> int:
         classes = self.info.classes
         if not classes:
             raise UsageFault("--class", f"{self.path} knows no classes", "Leave --class out")
@@ -427,12 +494,10 @@ class Model:
             if not label.isdecimal():
                 close = difflib.get_close_matches(label, classes, n=1)
                 mend = f"Did you mean {close[0]}?" if close else f"Its classes: {', '.join(classes)}"
-                raise UsageFault("--class", f"{self.path} has no class {label}", mend)
+                raise UsageFault(option, f"{self.path} has no class {label}", mend)
         index = int(label)
         if not 0 <= index < len(classes):
-            raise UsageFault(
-                "--class", f"{self.path} has classes 0 to {len(classes) - 1}, not {index}", "Use one of them"
-            )
+            raise UsageFault(option, f"{self.path} has classes 0 to {len(classes) - 1}, not {index}", "Use one of them")
         return index
 
     def _makes_any_class(self) -> bool:
@@ -480,11 +545,15 @@ def far_from_trained(subject: object, enlargement: float) -> str:
 def _check_usable(path: str | os.PathLike[str], info: ModelInfo, networks: Mapping[str, nn.Module]) -> None:
     """Refuse a description that a foreign program made up: what follows relies on it."""
     if info.task == "translate":
-        sound = bool(info.directions) and all(
-            name in ("a2b", "b2a")
-            and getattr(networks[network], "in_channels", None) == info.channels.get(name[0])
-            and getattr(networks[network], "out_channels", None) == info.channels.get(name[-1])
-            for name, network in info.directions.items()
+        sound = (
+            bool(info.directions)
+            and all(
+                name in ("a2b", "b2a")
+                and getattr(networks[network], "in_channels", None) == info.channels.get(name[0])
+                and getattr(networks[network], "out_channels", None) == info.channels.get(name[-1])
+                for name, network in info.directions.items()
+            )
+            and is_sound(info, networks)
         )
     else:
         generator = networks.get("generator")

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from img2img.checkpoint import ModelInfo, NetworkSpec, write_model
-from img2img.networks import GENERATORS
+from img2img.networks import GENERATORS, ROLES
 from img2img_cli import main
 
 
@@ -133,3 +133,47 @@ def test_help_names_every_option() -> None:
     result = CliRunner().invoke(main, ["translate", "--help"])
     for option in ("--direction", "--scale", "--skip-existing", "--strict", "--in-place", "--format", "--batch"):
         assert option in result.stdout
+
+
+def test_a_style_by_class_seed_and_reference(photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "animals.safetensors"
+    torch.manual_seed(0)
+    size = {"resolution": (16, 16), "width": 4, "max_width": 8}
+    styles = {"num_classes": 2, "style_dim": 4}
+    arguments = {
+        "generator": ("generator", {**size, "style_dim": 4}),
+        "generator_mapping": ("mapping", styles),
+        "generator_style_encoder": ("style_encoder", {**size, **styles}),
+    }
+    info = ModelInfo(
+        translator="starganv2",
+        task="translate",
+        networks={name: NetworkSpec("starganv2", values, role=role) for name, (role, values) in arguments.items()},
+        directions={"a2b": "generator"},
+        domains={"a": "animals", "b": "animals"},
+        channels={"a": 3, "b": 3},
+        classes=("cat", "dog"),
+        resolution=(16, 16),
+    )
+    write_model(path, {name: ROLES[role]["starganv2"](**values) for name, (role, values) in arguments.items()}, info)
+    reference = photos / "a.png"
+    made = set()
+    for options in (
+        ["--style", "cat"],
+        ["--style", "dog"],
+        ["--style", "dog", "--seed", "1"],
+        ["--style", "dog", "--reference", reference],
+    ):
+        result = translate(path, photos / "x" / "a.png", tmp_path / "out.png", *options)
+        assert result.exit_code == 0, result.output
+        made.add((tmp_path / "out.png").read_bytes())
+    assert len(made) == 4
+    result = translate(path, photos, tmp_path / "out")
+    assert result.exit_code == 2
+    assert "translates into one of cat, dog" in result.stderr
+    result = translate(path, photos, tmp_path / "out", "--style", "dig")
+    assert result.exit_code == 2
+    assert "Did you mean dog?" in result.stderr
+    result = CliRunner().invoke(main, ["models", "info", str(path)])
+    assert "translates into 2 classes, in many styles" in result.stdout
+    assert "cat, dog" in result.stdout
