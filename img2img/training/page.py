@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from img2img.errors import printable
 
@@ -77,6 +77,8 @@ def embed(image: Image.Image, *, max_width: int | None = None, quality: int = PI
     if transparent:
         image.save(content, "WEBP", quality=quality)
     else:
+        # Pillow gives `optimize` a buffer of one byte a pixel, too small for pictures of noise
+        ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, 4 * image.width * image.height)
         # 4:4:4: small grids show coloured edges, which halved colour planes would smear
         image.save(content, "JPEG", quality=quality, subsampling=0, optimize=True)
     kind = "webp" if transparent else "jpeg"

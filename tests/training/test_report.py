@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from img2img.training.page import embed
 from img2img.training.report import read_log, read_snapshots, write_report
 
 CONFIG = """translator = "conditional"
@@ -294,6 +295,14 @@ def test_grids_stay_within_their_budget(tmp_path: Path) -> None:
     small = read_snapshots(samples, budget=20_000)
     assert sum(len(picture.uri) for _, picture in small) <= 20_000
     assert len(small) == 6
+
+
+def test_pictures_of_noise_can_be_shown() -> None:
+    """As an untrained network without tanh makes them: clipped at both ends, more bytes than pixels."""
+    noise = np.random.default_rng(0).integers(0, 2, (466, 288, 3), np.uint8) * 255
+    picture = embed(Image.fromarray(noise))
+    assert len(picture.uri) > 466 * 288
+    assert (picture.width, picture.height) == (288, 466)
 
 
 @pytest.mark.parametrize("ending", ['{"images": 41', '{"images": "x"}', "[1]", "\x00\xff", "{}", '{"images": 41e400}'])
