@@ -334,6 +334,48 @@ def neighbours(
     _write(out, rows, as_json, {"samples": listed})
 
 
+@command.command("references", short_help="Show pictures in the styles of others.")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--sources", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Pictures to translate.")
+@click.option("--references", required=True, type=click.Path(path_type=Path), metavar="DIR",
+              help="Pictures whose styles are taken, in a folder for each class.")  # fmt: skip
+@click.option("--class", "label", metavar="NAME", help="Of all the references.  [the name of each one's folder]")
+@click.option("--count", type=click.IntRange(1, 64), default=6, show_default=True, metavar="N",
+              help="How many of each, evenly spread over the folder.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), default=Path("references.png"), show_default=True,
+              metavar="FILE", help="The picture file to write.")  # fmt: skip
+@device_option
+@json_option
+def references(
+    model: Path, sources: Path, references: Path, label: str | None, count: int, out: Path, device: str, as_json: bool
+) -> None:
+    """Show pictures in the styles of others, by a MODEL that translates into classes.
+
+    Each column is a picture, each row has it in the style of the one at its left.
+
+    \b
+    Examples:
+      img2img explore references animals.safetensors --sources cats --references animals
+      img2img explore references animals.safetensors --sources cats --references dogs --class dog --count 4
+    """
+    from img2img.data.encode import format_of
+    from img2img.data.files import list_images, no_images
+    from img2img.inference.explore import restyle
+    from img2img.inference.model import Model
+
+    format_of(out)
+
+    def choose(folder: Path) -> list[Path]:
+        found = list_images(folder)
+        if not found:
+            raise no_images(folder)
+        number = min(count, len(found))
+        return [found[index * len(found) // number] for index in range(number)]
+
+    rows = restyle(Model.load(model, device), choose(sources), choose(references), label)
+    _write(out, rows, as_json)
+
+
 # --- shared ----------------------------------------------------------------------------------------------------------
 
 

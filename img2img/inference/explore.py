@@ -24,6 +24,8 @@ from img2img.evaluation.features import cache_folder, extract
 from img2img.evaluation.image_set import ImageSet, Preparation
 from img2img.evaluation.weights import find_weights, network_of
 from img2img.inference.latents import Centre, Codes, LatentSpace, Space
+from img2img.inference.model import Model
+from img2img.inference.styling import read_as_trained
 from img2img.metrics.neighbours import nearest
 from img2img.metrics.path_length import lerp, slerp
 
@@ -428,6 +430,33 @@ def _seen_features(
     if features is None:
         raise UsageFault(real.subject, "holds more pictures than their features fit into memory", "Give fewer")
     return network(samples).features, features
+
+
+# --- styles of translators -------------------------------------------------------------------------------------------
+
+
+def restyle(
+    model: Model, sources: Sequence[Path], references: Sequence[Path], label: str | int | None = None
+) -> list[list[np.ndarray]]:
+    """The sources in the style of each reference, a table of pictures (H, W, C) of the size the model was trained at.
+
+    Its first row are the sources, its first column the references; their corner is white.
+
+    Args:
+        label: class of all references; None is that of each one's folder.
+
+    Raises:
+        UsageFault: as Model.with_style. ImageFault: a picture cannot be used.
+    """
+    styled = [model.with_style(label, reference=reference) for reference in references]
+    pictures, shown = (
+        [np.ascontiguousarray(read_as_trained(path, model.info).permute(1, 2, 0).numpy()) for path in paths]
+        for paths in (sources, references)
+    )
+    rows = [[np.full_like(pictures[0], 255), *pictures]]
+    for own, reference in zip(styled, shown):
+        rows.append([reference, *(np.asarray(own.translate(picture)) for picture in pictures)])
+    return rows
 
 
 def _check_amount(option: str, count: int) -> None:

@@ -67,9 +67,17 @@ def read_reference(reference: str | os.PathLike[str] | io.BytesIO, info: ModelIn
     if not isinstance(reference, io.BytesIO) and not Path(reference).is_file():
         problem = "is a folder" if Path(reference).is_dir() else "there is no such file"
         raise UsageFault("--reference", f"{reference}: {problem}", "Give the path of a picture")
-    picture = open_image(reference)
-    pixels = to_tensor(np.ascontiguousarray(picture.as_channels(info.channels["a"])))
-    return fit_to(pixels, info.resolution, info.fit)
+    return read_as_trained(reference, info)
+
+
+def read_as_trained(file: str | os.PathLike[str] | io.BytesIO, info: ModelInfo) -> Tensor:
+    """A picture at the size at which a translator saw its pictures, (C, H, W) uint8.
+
+    Raises:
+        ImageFault: it cannot be used.
+    """
+    pixels = open_image(file).as_channels(info.channels["a"])
+    return fit_to(to_tensor(np.ascontiguousarray(pixels)), info.resolution, info.fit)
 
 
 def class_by_folder(reference: object, info: ModelInfo) -> str | None:

@@ -168,6 +168,14 @@ def test_a_style_by_class_seed_and_reference(photos: Path, tmp_path: Path) -> No
         assert result.exit_code == 0, result.output
         made.add((tmp_path / "out.png").read_bytes())
     assert len(made) == 4
+    sheet = tmp_path / "sheet.png"
+    options = ["--sources", photos, "--references", photos, "--count", 2, "--out", sheet, "--device", "cpu"]
+    result = CliRunner().invoke(main, ["explore", "references", *map(str, [path, *options])])
+    assert result.exit_code == 2
+    assert "does not say of which class it is" in result.stderr
+    result = CliRunner().invoke(main, ["explore", "references", *map(str, [path, *options, "--class", "cat"])])
+    assert result.exit_code == 0, result.output
+    assert Image.open(sheet).size == (3 * 16 + 2 * 2, 3 * 16 + 2 * 2)
     result = translate(path, photos, tmp_path / "out")
     assert result.exit_code == 2
     assert "translates into one of cat, dog" in result.stderr

@@ -16,6 +16,7 @@ from img2img.checkpoint import ModelInfo, NetworkSpec, write_model
 from img2img.data.values import to_float
 from img2img.draws import Draws
 from img2img.errors import Fault, UsageFault
+from img2img.inference.explore import restyle
 from img2img.inference.folder import translate_file, translate_folder
 from img2img.inference.model import Model
 from img2img.networks import ROLES
@@ -161,6 +162,27 @@ def test_a_folder_gets_one_style_and_knows_by_which_it_was_made(model: Model, re
     assert again(model.with_style("cat", reference=moved)) == (0, 3)
     Image.fromarray(pixels(48, 72, 6)).save(moved)
     assert again(model.with_style("cat", reference=moved)) == (3, 0)
+
+
+# --- sheets
+
+
+def test_a_sheet_has_every_source_in_every_style(model: Model, reference: Path, tmp_path: Path) -> None:
+    sources = sorted(fill(tmp_path / "src").iterdir())[:2]
+    second = reference.parent.with_name("cat") / "two.png"
+    second.parent.mkdir()
+    Image.fromarray(pixels(16, 24, 8)).save(second)
+    table = restyle(model, sources, [reference, second])
+    assert [len(row) for row in table] == [3, 3, 3]
+    assert (table[0][0] == 255).all()
+    assert np.array_equal(table[2][0], pixels(16, 24, 8))
+    for row, label, style in ((1, "red fox", reference), (2, "cat", second)):
+        for column in (1, 2):
+            expected = model.translate(table[0][column], style=label, reference=style)
+            assert np.array_equal(table[row][column], expected)
+    assert np.array_equal(restyle(model, sources, [second], "dog")[1][1], model.translate(
+        table[0][1], style="dog", reference=second
+    ))  # fmt: skip
 
 
 # --- refusals

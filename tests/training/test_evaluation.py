@@ -47,6 +47,7 @@ FOLDERS = {
     "pix2pix": "pairs",
     "cyclegan": "unpaired",
     "cut": "unpaired",
+    "starganv2": "classes",
 }
 
 
@@ -579,6 +580,19 @@ def test_samples_have_the_classes_of_the_real_pictures(runs: Runs) -> None:
         assert set(side.real.labels or ()) == {"cat", "dog"}
         label = [prepared.source.classes.index(name) for name in side.real.labels or ()]
         assert label == [prepared.source.label(index) for index in side.real.chosen]  # type: ignore[union-attr]
+
+
+def test_pictures_become_as_many_of_each_class_as_there_are(runs: Runs) -> None:
+    """Each takes the class of the next one, and follows it."""
+    prepared = runs.prepare("starganv2", **{"eval.count": 8})
+    with prepared.loader:
+        (side,) = evaluation._sides(prepared)
+        assert isinstance(side.fake, evaluation.Restyled)
+        assert side.real.labels is not None
+        assert side.fake.labels == side.real.labels[1:] + side.real.labels[:1]
+        before = list(side.fake.read(range(8)))
+        side.fake._targets = 1 - side.fake._targets
+        assert not any(torch.equal(one, other) for one, other in zip(before, side.fake.read(range(8)), strict=True))
 
 
 def test_a_generator_that_has_gone_wrong_does_not_end_the_run(runs: Runs) -> None:
