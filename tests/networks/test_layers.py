@@ -43,12 +43,15 @@ class TestInstanceNorm:
 
     @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
     @pytest.mark.parametrize("batch", [1, 3])
-    def test_value_and_gradient_in_every_layout(self, batch: int, memory_format: torch.memory_format) -> None:
+    @pytest.mark.parametrize("size", [(5, 7), (33, 32)])
+    def test_value_and_gradient_in_every_layout(
+        self, size: tuple[int, int], batch: int, memory_format: torch.memory_format
+    ) -> None:
         torch.manual_seed(0)
-        values = torch.randn(batch, 4, 5, 7, dtype=torch.float64) * 3 + 2
+        values = torch.randn(batch, 4, *size, dtype=torch.float64) * 3 + 2
         images = values.contiguous(memory_format=memory_format).requires_grad_()
         expected_images = values.clone().requires_grad_()
-        cotangent = torch.randn(batch, 4, 5, 7, dtype=torch.float64)
+        cotangent = torch.randn(batch, 4, *size, dtype=torch.float64)
         output = InstanceNorm()(images)
         expected = self.by_definition(expected_images)
         torch.testing.assert_close(output, expected)
