@@ -27,9 +27,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize(
-    "family", ["unconditional", "pix2pix", "cyclegan", "cut", "growing", "styles", "starganv2"]
-)
+@pytest.mark.parametrize("family", ["unconditional", "pix2pix", "cyclegan", "cut", "growing", "styles", "starganv2"])
 def test_two_ranks_equal_one_process(family: str, weights: Path) -> None:
     alone, first, second = (
         safetensors.torch.load_file(weights / f"{family}-{name}.safetensors") for name in ("0-of-1", "0-of-2", "1-of-2")
