@@ -29,7 +29,9 @@
     resnet.py       image -> image, fully convolutional (CycleGAN)
     unet.py         image -> image with skip connections (pix2pix)
     stylegan2_resnet.py  image -> image of StyleGAN2's layers (CUT, for single pictures)
+    coarse_to_fine.py  a ResNet at half the size inside one at the whole (pix2pixHD)
     patchgan.py     one logit per patch
+    multiscale.py   discriminators of several sizes of one image
     projection.py   patches of feature maps -> unit vectors (CUT)
     starganv2.py    image and style -> image, styles from noise or from images, one logit for each domain
 
@@ -67,6 +69,7 @@ from img2img.networks.biggan import (
     BigGANGenerator,
 )
 from img2img.networks.dcgan import DCGANDiscriminator, DCGANGenerator
+from img2img.networks.coarse_to_fine import CoarseToFineGenerator
 from img2img.networks.layers import draw_latents, mixes_samples
 from img2img.networks.mixture import GeneratorMixture
 from img2img.networks.mlp import MLPDiscriminator, MLPGenerator
@@ -93,6 +96,7 @@ GENERATORS: dict[str, type[nn.Module]] = {
     "biggan": BigGANGenerator,
     "biggan_deep": BigGANDeepGenerator,
     "constant": ConstantGenerator,
+    "coarse_to_fine": CoarseToFineGenerator,
     "dcgan": DCGANGenerator,
     "mlp": MLPGenerator,
     "progan": ProGANGenerator,
@@ -159,6 +163,7 @@ __all__ = [
     "BigGANDiscriminator",
     "BigGANGenerator",
     "ConstantGenerator",
+    "CoarseToFineGenerator",
     "DCGANDiscriminator",
     "DCGANGenerator",
     "GeneratorMixture",

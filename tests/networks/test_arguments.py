@@ -18,6 +18,7 @@ from img2img.networks import (
     DISCRIMINATORS,
     GENERATORS,
     AutoencoderDiscriminator,
+    CoarseToFineGenerator,
     ConstantGenerator,
     DCGANDiscriminator,
     DCGANGenerator,
@@ -39,6 +40,10 @@ TINY: dict[str, tuple[Callable[[], nn.Module], tuple[Callable[[], Tensor], ...]]
         (lambda: torch.randn(2, 3), lambda: torch.tensor([0, 1])),
     ),
     "resnet": (lambda: ResnetGenerator(width=2, blocks=1), (lambda: torch.randn(2, 3, 8, 12),)),
+    "coarse_to_fine": (
+        lambda: CoarseToFineGenerator(width=2, blocks=1, local_blocks=1, downsamplings=1),
+        (lambda: torch.randn(2, 3, 8, 12),),
+    ),
     "unet": (lambda: UNetGenerator(width=2, depth=2), (lambda: torch.randn(2, 3, 8, 12),)),
     "stylegan2_resnet": (
         lambda: StyleGAN2ResnetGenerator(widths=(2, 3), blocks=1, noise=False),
@@ -240,6 +245,14 @@ NEED_MORE: dict[type[nn.Module], dict[str, Any]] = {StarGANv2Generator: {"style_
                 "norm": ("x",),
                 "downsampling": ("transposed", None, ["strided"]),
                 "upsampling": ("bilinear", 2),
+            },
+            CoarseToFineGenerator: {
+                "width": (0, 10**9),
+                "blocks": (0, 10**6),
+                "local_blocks": (0, 10**6),
+                "enhancers": (-1, 40, True),
+                "downsamplings": (0, 40),
+                "norm": ("x",),
             },
             UNetGenerator: {
                 "width": (0, 10**9),
