@@ -205,7 +205,11 @@ class LossConfig(_Section):
         None, "over so many kimg loss.diversity falls linearly to 0; none = it stays", above=0.0, maximum=1e7
     )
     feature_matching: float | None = _key(
-        None, "weight of the distance between the discriminator's mean features", minimum=0.0, maximum=1e6
+        None,
+        "weight of the distance between the discriminator's features of real and generated images: between their means "
+        "before its last layer or, of pairs, image by image in every layer",
+        minimum=0.0,
+        maximum=1e6,
     )
     classification: float | None = _key(
         None, "weight of telling the classes apart, for both players (ACGAN)", minimum=0.0, maximum=1e6
@@ -274,6 +278,12 @@ class TrainConfig(_Section):
         "share of the images whose class is kept from both players, so that the model also makes pictures of any class",
         minimum=0.0,
         below=1.0,
+    )
+    scales: int = _key(
+        1,
+        "sizes at which translations are judged, each half the one before and by a discriminator of its own",
+        minimum=1,
+        maximum=8,
     )
     packing: int = _key(1, "samples that the discriminator judges together (PacGAN)", minimum=1, maximum=64)
     generators: int = _key(1, "generators that share the work; noise decides which one", minimum=1, maximum=64)

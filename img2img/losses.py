@@ -9,6 +9,7 @@ ADVERSARIAL beneath, add a test.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -327,6 +328,14 @@ def feature_matching(real: Tensor, fake: Tensor) -> Tensor:
     return (real.mean(0) - fake.mean(0)).square().sum(0, keepdim=True)
 
 
+def layer_matching(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Σ over D's layers of the mean |φ(x) − φ(G(s))|, image by image: layers (N, ...) twice -> (N,).
+
+    The feature matching of Wang et al. 2018 (pix2pixHD, arXiv:1711.11585, section 3.2), for one discriminator.
+    """
+    return torch.stack([l1(made, wanted) for made, wanted in zip(fake, real, strict=True)]).sum(0)
+
+
 def classification(logits: Tensor, labels: Tensor) -> Tensor:
     """−log P(label) of a classifier's logits: (N, K), (N,) -> (N,) (ACGAN: Odena et al. 2017, arXiv:1610.09585)."""
     return F.cross_entropy(logits, labels, reduction="none")
@@ -343,5 +352,5 @@ def patch_nce(queries: Tensor, keys: Tensor, temperature: float = 0.07) -> Tenso
 
 
 def l1(output: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference of each sample, (N, C, H, W) twice -> (N,)."""
+    """Mean absolute difference of each sample, (N, ...) twice -> (N,)."""
     return per_sample((output - target).abs())

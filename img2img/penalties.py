@@ -30,6 +30,8 @@ class View:
         discriminator: (images, condition) -> logits (N,) or (N, 1, h, w).
         real, fake: (N, C, H, W) in [−1, 1].
         real_condition, fake_condition: labels (N,) or images (N, C', H, W); None where D takes none.
+        aligned: row i of `fake` is to be like row i of `real`, so both are augmented alike.
+        scale_of: the view that this one shows at one of several sizes; empty for a view that stands alone.
     """
 
     name: str
@@ -38,6 +40,8 @@ class View:
     fake: Tensor
     real_condition: Tensor | None = None
     fake_condition: Tensor | None = None
+    aligned: bool = False
+    scale_of: str = ""
 
 
 @dataclass
@@ -48,6 +52,7 @@ class Verdict:
         name: the view's.
         real, fake: logits (N,) or (N, 1, h, w), or energies (N,); `real` is None where nobody asked.
         real_features, fake_features: (N, F) activations before its last layer, where asked for.
+        real_layers, fake_layers: the activations of every layer but the last, each (N, ...), where asked for.
         control: (members,), the objective's control variable, where it has one.
         kept: share of the fakes, those that D finds most realistic, that the generator learns from.
     """
@@ -57,6 +62,8 @@ class Verdict:
     fake: Tensor
     real_features: Tensor | None = None
     fake_features: Tensor | None = None
+    real_layers: tuple[Tensor, ...] = ()
+    fake_layers: tuple[Tensor, ...] = ()
     control: Tensor | None = None
     kept: float = 1.0
 

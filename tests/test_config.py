@@ -65,6 +65,8 @@ RECIPES = (
     "gan-mnist",
     "pix2pix",
     "pix2pix-small",
+    "pix2pixhd",
+    "pix2pixhd-small",
     "points",
     "points-recommended",
     "progan",

@@ -21,6 +21,7 @@ from img2img.losses import (
     RelativisticAverage,
     feature_matching,
     l1,
+    layer_matching,
     most_realistic,
     patch_nce,
     pull_away,
@@ -241,6 +242,13 @@ def test_top_k_keeps_the_losses_of_the_best_samples() -> None:
 def test_feature_matching_is_the_squared_distance_of_means() -> None:
     real, fake = torch.tensor([[0.0, 2.0], [2.0, 4.0]]), torch.tensor([[1.0, 0.0], [5.0, 0.0]])
     assert feature_matching(real, fake).tolist() == [(1 - 3) ** 2 + 3**2]
+
+
+def test_layer_matching_is_the_sum_of_each_layers_mean_for_each_image() -> None:
+    real = [torch.tensor([[0.0, 2.0], [2.0, 4.0]]), torch.ones(2, 1, 2, 2)]
+    fake = [torch.tensor([[1.0, 0.0], [5.0, 0.0]]), torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1).expand(2, 1, 2, 2)]
+    assert layer_matching(real, fake).tolist() == [(1 + 2) / 2 + 0, (3 + 4) / 2 + 2]
+    assert layer_matching(real, real).tolist() == [0, 0]
 
 
 def test_l1_is_the_mean_of_each_sample() -> None:

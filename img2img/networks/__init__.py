@@ -46,8 +46,9 @@ layers, draws or None)` -> its output and the maps it met on the way. A mapping 
 `latent_dim` as well, and a style encoder, `(images, labels)`, give styles. A discriminator is called as `(images,
 condition or None, with_features)`: with_features adds the activations before the last layer, (N, F). Its class says by
 `judges_by` what it answers: "logit", higher for real, (N,) or (N, 1, h, w); or "energy", e(x) (N,) ≥ 0, lower for real,
-where the features are the code. What else a method may need has a registry of its own, the role under which ROLES lists
-it.
+where the features are the code. One with a method `judge_by_layers(images, condition)` -> (logits, activations of every
+layer but the last) can be matched layer by layer. What else a method may need has a registry of its own, the role under
+which ROLES lists it.
 
 A network with a `members` argument is that many networks of equal form, called as one on member-major rows
 (members · N, ...), and each member answers as it would alone. A point is an image of one pixel, (dim, 1, 1).
@@ -68,8 +69,8 @@ from img2img.networks.biggan import (
     BigGANDiscriminator,
     BigGANGenerator,
 )
-from img2img.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from img2img.networks.coarse_to_fine import CoarseToFineGenerator
+from img2img.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from img2img.networks.layers import draw_latents, mixes_samples
 from img2img.networks.mixture import GeneratorMixture
 from img2img.networks.mlp import MLPDiscriminator, MLPGenerator
@@ -95,8 +96,8 @@ from img2img.networks.unet import UNetGenerator
 GENERATORS: dict[str, type[nn.Module]] = {
     "biggan": BigGANGenerator,
     "biggan_deep": BigGANDeepGenerator,
-    "constant": ConstantGenerator,
     "coarse_to_fine": CoarseToFineGenerator,
+    "constant": ConstantGenerator,
     "dcgan": DCGANGenerator,
     "mlp": MLPGenerator,
     "progan": ProGANGenerator,
@@ -162,8 +163,8 @@ __all__ = [
     "BigGANDeepGenerator",
     "BigGANDiscriminator",
     "BigGANGenerator",
-    "ConstantGenerator",
     "CoarseToFineGenerator",
+    "ConstantGenerator",
     "DCGANDiscriminator",
     "DCGANGenerator",
     "GeneratorMixture",

@@ -179,3 +179,13 @@ class PatchDiscriminator(nn.Module):
             return logits
         features = self.layers[:-1](images)
         return self.layers[-1](features), features.flatten(1)
+
+    def judge_by_layers(self, images: Tensor, condition: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """The logits, and the activations of every layer but the last, (N, C, h, w) each."""
+        x = images if condition is None else torch.cat((images, condition), dim=1)
+        activations = []
+        for layer in self.layers[:-1]:
+            x = layer(x)
+            if isinstance(layer, nn.LeakyReLU):
+                activations.append(x)
+        return self.layers[-1](x), activations

@@ -37,7 +37,8 @@ class Augmenter:
 
         Args:
             variables: what the engine keeps; the view's probability is among it.
-            draws: (stream, rows) -> random numbers; other ones for real and for generated images.
+            draws: (stream, rows) -> random numbers; other ones for real and for generated images, where they are not
+                aligned.
             with_real: whether anybody will look at the real images.
         """
         change: Callable[[Tensor, Draws], Tensor] = partial(diffaugment, parts=self.parts)
@@ -46,7 +47,8 @@ class Augmenter:
             change = partial(ada, parts=self.parts, p=p)
 
         def seen(side: str, images: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
-            own = draws(f"augment/{view.name}/{side}", len(images) * self.packing)
+            stream = "pair" if view.aligned else side
+            own = draws(f"augment/{view.name}/{stream}", len(images) * self.packing)
             samples = images.unflatten(1, (self.packing, -1)).flatten(0, 1)
             images = change(samples, own).unflatten(0, (-1, self.packing)).flatten(1, 2)
             return images, change(condition, own) if condition is not None and condition.ndim == 4 else condition

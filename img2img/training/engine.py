@@ -24,6 +24,7 @@ from img2img.draws import Draws
 from img2img.growth import GrowthSchedule, Stage
 from img2img.networks.growing import Growing, shrink
 from img2img.networks.layers import mixes_samples
+from img2img.networks.multiscale import MultiScaleDiscriminator, halved
 from img2img.penalties import Penalty, Verdict, View
 from img2img.training.augmenter import Augmenter
 from img2img.training.ema import Ema, ema_decay
@@ -190,6 +191,7 @@ class Step:
         if augmenter is not None:
             with_real = self.player == "discriminator" or self.engine.generator_step_sees_real
             views = [augmenter.augment(view, variables, self._own_draws, with_real) for view in views]
+        views = [scaled for view in views for scaled in _at_scales(view)]
         for penalty in self.engine.penalties.values():
             views = [penalty.perturb(view, self) for view in views]
         return views
@@ -236,12 +238,12 @@ class Step:
             views = self._see(outputs)
         if engine.settings.unroll:
             views = self._unrolled(views)
-        with_features = (
-            translator.matches_features or translator.classifies or translator.objective.generator_sees_features
-        )
+        with_layers = translator.matches_layers
+        with_features = translator.classifies or translator.objective.generator_sees_features
+        with_features |= translator.matches_features and not with_layers
         with_real = translator.objective.generator_sees_real or translator.matches_features
         with engine.precision.context():
-            verdicts = [engine.judge(view, with_real, with_features) for view in views]
+            verdicts = [engine.judge(view, with_real, with_features, with_layers) for view in views]
             for verdict in verdicts:
                 verdict.kept = engine.kept_share
             return translator.generator_terms(self.batch, outputs, verdicts)
@@ -435,18 +437,28 @@ class Engine:
         fake, *condition = (torch.cat(rows) for rows in zip(*parts))
         return replace(view, fake=fake, fake_condition=condition[0] if condition else None)
 
-    def judge(self, view: View, with_real: bool, with_features: bool = False) -> Verdict:
+    def judge(self, view: View, with_real: bool, with_features: bool = False, with_layers: bool = False) -> Verdict:
         """Run a view's discriminator, on real and fake as one batch where no layer mixes samples.
 
         The logits come in full precision.
+
+        Args:
+            with_real: judge the real images too.
+            with_features: the activations before its last layer are wanted.
+            with_layers: instead, those of every layer but the last.
         """
+        assert not (with_features and with_layers), "features are for methods whose discriminators see no pairs"
 
         def ask(images: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
-            said = (
-                view.discriminator(images, condition, with_features=True)
-                if with_features
-                else (view.discriminator(images, condition),)
-            )
+            discriminator: Any = view.discriminator
+            said: tuple[Tensor, ...]
+            if with_layers:
+                logits, layers = discriminator.judge_by_layers(images, condition)
+                said = (logits, *layers)
+            elif with_features:
+                said = discriminator(images, condition, with_features=True)
+            else:
+                said = (discriminator(images, condition),)
             return tuple(part.to(self.precision.dtype) for part in said)
 
         with self.precision.context():
@@ -466,6 +478,8 @@ class Engine:
             fake=fake[0],
             real_features=real[1] if with_real and with_features else None,
             fake_features=fake[1] if with_features else None,
+            real_layers=tuple(real[1:]) if with_layers else (),
+            fake_layers=tuple(fake[1:]) if with_layers else (),
             control=self._control(view.name),
         )
 
@@ -570,14 +584,19 @@ class Engine:
 
     @torch.no_grad()
     def _adapt_augmentation(self, steps: Sequence[Step], number: int) -> None:
-        """The probability of augmentation after a step on these judgements, the mean over micro-batches and ranks."""
+        """The probability of augmentation after a step on these judgements: their mean sign.
+
+        Over micro-batches, ranks, and the discriminators that see one view at several sizes.
+        """
         augmenter = self.augmenter
         if augmenter is None or not augmenter.config.is_adaptive:
             return
-        for verdicts in zip(*(step.judged for step in steps)):
-            name = verdicts[0].name
-            signs = [augmenter.sign_on_real(verdict) for verdict in verdicts]
-            sign = self.world.average(torch.stack(signs).mean())
+        signs: dict[str, list[Tensor]] = {}
+        for step in steps:
+            for view, verdict in zip(step.views, step.judged, strict=True):
+                signs.setdefault(view.scale_of or view.name, []).append(augmenter.sign_on_real(verdict))
+        for name, values in signs.items():
+            sign = self.world.average(torch.stack(values).mean())
             p = augmenter.adapt(name, sign, self.variables, number, self.stage.batch)
             self.monitors.add({f"{name}_augment_sign": sign, f"{name}_augment_p": p.mean()})
 
@@ -677,6 +696,29 @@ def _at_stage(batch: Batch, stage: Stage) -> Batch:
         return batch
     images = {name: shrink(images, stage.halvings, stage.alpha) for name, images in batch.images.items()}
     return replace(batch, images=images)
+
+
+def _at_scales(view: View) -> list[View]:
+    """The view as each of its discriminators sees it, finest first."""
+    if not isinstance(view.discriminator, MultiScaleDiscriminator):
+        return [view]
+
+    def seen(images: Tensor | None, halvings: int) -> Tensor | None:
+        return images if images is None or images.ndim != 4 else halved(images, halvings)
+
+    return [
+        replace(
+            view,
+            name=f"{view.name}_{halvings}",
+            discriminator=discriminator,
+            real=halved(view.real, halvings),
+            fake=halved(view.fake, halvings),
+            real_condition=seen(view.real_condition, halvings),
+            fake_condition=seen(view.fake_condition, halvings),
+            scale_of=view.name,
+        )
+        for halvings, discriminator in enumerate(view.discriminator)
+    ]
 
 
 class Tally:

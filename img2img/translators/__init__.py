@@ -21,6 +21,7 @@ from img2img.networks import DISCRIMINATORS, GENERATORS, ROLES
 from img2img.networks.growing import GROWN, Growing
 from img2img.networks.layers import what_mixes_samples
 from img2img.networks.mixture import GeneratorMixture
+from img2img.networks.multiscale import MultiScaleDiscriminator
 from img2img.networks.resolution import split_resolution
 from img2img.penalties import PENALTIES, Penalty
 from img2img.translators.base import DataShape, NetworkPlan, Of, Translator
@@ -170,6 +171,9 @@ def _misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
                 f"Set train.{key}={default}",
             )
     yield from _channel_misfits(config, translator)
+    if train.scales > 1 and translator.task != "translate":
+        problem = f"is for translations, {config.translator} makes none"
+        yield UsageFault("train.scales", problem, "Set train.scales=1")
     yield from _class_misfits(config, translator)
     yield from _growth_misfits(config)
     if train.packing > 1 and translator.source == "classes":
@@ -338,7 +342,13 @@ def build(config: Config, shape: DataShape) -> tuple[Translator, dict[str, Netwo
         copies = config.train.generators if plan.role == "generator" else 1
         arguments = {**_accepted(network, plan.resolved(networks)), **table.arguments}
         specs[name] = NetworkSpec(table.name, arguments, copies, plan.role)
-        networks[name] = _construct_copies(network, specs[name])
+        if plan.role == "discriminator" and config.train.scales > 1:
+            scaled = (_at_scale(plan, halvings).resolved(networks) for halvings in range(config.train.scales))
+            networks[name] = MultiScaleDiscriminator(
+                _construct(network, plan.role, {**arguments, **_accepted(network, decided)}) for decided in scaled
+            )
+        else:
+            networks[name] = _construct_copies(network, specs[name])
     wanted = (*kind.loss_weights, *kind.optional_weights, *_WEIGHTS_OF_ANY)
     weights = {key: weight for key in wanted if (weight := getattr(config.loss, key)) is not None}
     translator = kind(shape, networks, make_objective(config), config.loss.adversarial.weight, weights)
@@ -354,6 +364,13 @@ def make_penalties(config: Config) -> dict[str, Penalty]:
     """The penalties of a checked configuration, by name."""
     kinds: Mapping[str, Callable[..., Penalty]] = PENALTIES
     return {name: kinds[name](**arguments) for name, arguments in config.loss.penalties.items()}
+
+
+def _at_scale(plan: NetworkPlan, halvings: int) -> NetworkPlan:
+    """The plan of a discriminator that sees its images halved so many times."""
+    height, width = plan.arguments["resolution"]
+    resolution = (height >> halvings, width >> halvings)
+    return dataclasses.replace(plan, arguments={**plan.arguments, "resolution": resolution})
 
 
 def _construct_copies(network: type[nn.Module], spec: NetworkSpec) -> nn.Module:
@@ -460,7 +477,8 @@ def _check_networks(config: Config, plans: Mapping[str, NetworkPlan]) -> list[Fa
             problem = f"{config.translator} has no use for such a network"
             faults.append(UsageFault(role, problem, f"Set {role}=none, or remove the table [{role}]"))
         elif plan is not None and table is not None:
-            faults += _check_network(table, plan, name, built)
+            found = _check_network(table, plan, name, built)
+            faults += found or (_check_scales(config, plan, built) if role == "discriminator" else [])
     return faults
 
 
@@ -499,6 +517,23 @@ def _check_network(
         return [fault]
     built[planned_name] = network
     return _check_stride(network, name, plan.arguments.get("resolution", ()))
+
+
+def _check_scales(config: Config, plan: NetworkPlan, built: Mapping[str, nn.Module]) -> list[Fault]:
+    """Faults of the sizes at which discriminators that are right at the first one would judge."""
+    scales, resolution = config.train.scales, config.data.resolution
+    factor = 2 ** (scales - 1)
+    if any(side % factor for side in resolution):
+        nearest = [max(factor, round(side / factor) * factor) for side in resolution]
+        problem = f"{list(resolution)} is no multiple of {factor}, as train.scales = {scales} needs"
+        return [UsageFault("data.resolution", problem, f"Use {nearest}")]
+    smallest = _at_scale(plan, scales - 1)
+    if _check_network(config.discriminator, smallest, "smallest", dict(built)):
+        height, width = smallest.arguments["resolution"]
+        problem = f"the last of {scales} discriminators would see {width} × {height} pixels, too few for it"
+        mend = "Set it lower, or discriminator.layers lower or data.resolution higher"
+        return [UsageFault("train.scales", problem, mend)]
+    return []
 
 
 def _check_stride(network: nn.Module, name: str, resolution: tuple[int, ...]) -> list[Fault]:

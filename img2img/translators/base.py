@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img.data.batches import Batch
-from img2img.losses import Objective, feature_matching, most_realistic, per_sample
+from img2img.losses import Objective, feature_matching, layer_matching, most_realistic, per_sample
 from img2img.networks.layers import mixes_samples
 from img2img.penalties import Verdict, View
 
@@ -176,7 +176,10 @@ class Translator(nn.Module, ABC):
                 scores = per_sample(verdict.fake) * (-1 if self.objective.judges_by == "energy" else 1)
                 losses = self.for_each_member(partial(most_realistic, share=verdict.kept), losses, scores)
             terms[name] = self.adversarial_weight * losses.mean()
-            if self.matches_features:
+            if self.matches_layers:
+                distances = layer_matching(verdict.real_layers, verdict.fake_layers)
+                terms[f"{name}/feature_matching"] = self.weights["feature_matching"] * distances.mean()
+            elif self.matches_features:
                 distances = self.for_each_member(feature_matching, verdict.real_features, verdict.fake_features)
                 terms[f"{name}/feature_matching"] = self.weights["feature_matching"] * distances.mean()
         return terms
@@ -185,6 +188,11 @@ class Translator(nn.Module, ABC):
     def matches_features(self) -> bool:
         """The generators' terms compare D's features of real and generated images."""
         return self.weights.get("feature_matching", 0.0) > 0
+
+    @property
+    def matches_layers(self) -> bool:
+        """They do so image by image in every layer, since each generated image has its real one."""
+        return self.matches_features and self.source == "pairs"
 
     @property
     def classifies(self) -> bool:

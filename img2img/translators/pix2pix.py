@@ -1,4 +1,9 @@
-"""Paired image to image (Isola et al. 2017, arXiv:1611.07004)."""
+"""Paired image to image: pix2pix (Isola et al. 2017, arXiv:1611.07004) and pix2pixHD (Wang et al. 2018).
+
+pix2pixHD (arXiv:1711.11585) is the same game with other networks and other terms beside the adversarial one: a
+coarse-to-fine generator, discriminators at several scales (`train.scales`), and feature matching in every layer of each
+of them (`loss.feature_matching`) in place of the L1 term.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +19,10 @@ from img2img.translators.base import DataShape, NetworkPlan, Outputs, Translator
 
 
 class Pix2Pix(Translator):
-    """A generator a → b against a discriminator that sees b beside the a it belongs to, and an L1 term.
+    """A generator a → b against a discriminator that sees b beside the a it belongs to, and distances from that b.
 
-    The generator's dropout is keyed by image, so that it is part of the run's exact repetition.
+    `l1` weighs ‖G(a) − b‖₁. The generator's dropout is keyed by image, so that it is part of the run's exact
+    repetition.
     """
 
     source = "pairs"
@@ -42,13 +48,15 @@ class Pix2Pix(Translator):
         return {"fake": self.generator(batch["a"], batch.draws("dropout"))}
 
     def views(self, batch: Batch, outputs: Outputs) -> list[View]:
-        return [View("discriminator", self.discriminator, batch["b"], outputs["fake"], batch["a"], batch["a"])]
+        a = batch["a"]
+        return [View("discriminator", self.discriminator, batch["b"], outputs["fake"], a, a, aligned=True)]
 
     def generator_terms(self, batch: Batch, outputs: Outputs, verdicts: list[Verdict]) -> dict[str, Tensor]:
-        return {
-            **super().generator_terms(batch, outputs, verdicts),
-            "l1": self.weights["l1"] * l1(outputs["fake"], batch["b"]).mean(),
-        }
+        terms = super().generator_terms(batch, outputs, verdicts)
+        fake, real = outputs["fake"], batch["b"]
+        if self.weights["l1"] > 0:
+            terms["l1"] = self.weights["l1"] * l1(fake, real).mean()
+        return terms
 
     def preview(self, batch: Batch, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         return {"input": batch["a"], "output": networks["generator"](batch["a"]), "target": batch["b"]}

@@ -54,6 +54,20 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "pairs",
         {"generator.width": 4, "generator.depth": 3, "discriminator.width": 4, "discriminator.layers": 1},
     ),
+    # two sizes, matched in every layer
+    "pix2pixhd": (
+        "pix2pixhd-small",
+        "pairs",
+        {
+            "generator.width": 4,
+            "generator.blocks": 1,
+            "generator.local_blocks": 1,
+            "generator.downsamplings": 1,
+            "discriminator.width": 4,
+            "discriminator.layers": 1,
+            "augment.discriminator": "diffaugment",
+        },
+    ),
     "cyclegan": (
         "cyclegan-small",
         "unpaired",

@@ -1,0 +1,198 @@
+"""One picture judged at several sizes, and pairs matched in every layer: what each discriminator sees, and the terms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from img2img import translators
+from img2img.augmentation import diffaugment
+from img2img.config import resolve
+from img2img.data.batches import Batch
+from img2img.distributed import World
+from img2img.penalties import squared_gradient_norm
+from img2img.training.engine import Engine, EngineSettings, Step
+from img2img.training.precision import choose_precision
+from img2img.translators.base import DataShape
+
+SMALL = {
+    "data.resolution": 16,
+    "generator.width": 2,
+    "generator.blocks": 1,
+    "generator.local_blocks": 1,
+    "generator.downsamplings": 1,
+    "discriminator.width": 2,
+    "discriminator.layers": 1,
+    "train.batch": 4,
+}
+
+
+def make_engine(**sets: Any) -> Engine:
+    named = {key.replace("__", "."): value for key, value in sets.items()}
+    config = resolve("pix2pixhd-small", None, {**SMALL, **named})
+    assert translators.check(config) == []
+    torch.manual_seed(0)
+    translator, _ = translators.build(config, DataShape((16, 16), {"a": 3, "b": 3}))
+    precision = choose_precision("float64", torch.device("cpu"))
+    return Engine(translator, translators.make_penalties(config), EngineSettings.of(config), precision, World())
+
+
+def make_batch(start: int = 0, count: int = 4) -> Batch:
+    numbers = torch.arange(start, start + count)
+    batch = Batch(images={}, labels=None, numbers=numbers, seed=3)
+    for name in ("a", "b"):
+        batch.images[name] = batch.draws(f"data/{name}").uniform(3, 16, 16).double() * 2 - 1
+    return batch
+
+
+def step_of(engine: Engine, player: str) -> Step:
+    batch = make_batch()
+    return Step(engine, player, batch, engine.generate(batch, for_generator=player == "generator"))
+
+
+def test_each_discriminator_sees_the_means_of_its_blocks() -> None:
+    step = step_of(make_engine(train__scales=3, discriminator__layers=0), "discriminator")
+    a, b, fake = step.batch["a"], step.batch["b"], step.outputs["fake"]
+    names = ["discriminator_0", "discriminator_1", "discriminator_2"]
+    assert [view.name for view in step.views] == names
+    assert len({id(view.discriminator) for view in step.views}) == 3
+    for halvings, view in enumerate(step.views):
+        size = 16 >> halvings
+        for seen, whole in ((view.real, b), (view.fake, fake), (view.real_condition, a), (view.fake_condition, a)):
+            blocks = whole.unflatten(3, (size, -1)).unflatten(2, (size, -1))
+            torch.testing.assert_close(seen, blocks.mean((3, 5)))
+
+
+def test_the_terms_are_those_of_one_game_for_each_size() -> None:
+    engine = make_engine(loss__penalties=("r1",), loss__penalties__r1__weight=2.0, loss__feature_matching="none")
+    step = step_of(engine, "discriminator")
+    terms = step.main_terms()
+    b, fake, a = step.batch["b"], step.outputs["fake"], step.batch["a"]
+    for halvings, judge in enumerate(engine.translator.discriminator):
+        real, made, given = (F.avg_pool2d(images, 2**halvings) for images in (b, fake, a))
+        expected = 0.5 * ((judge(real, given) - 1).square().mean() + judge(made, given).square().mean())
+        torch.testing.assert_close(terms[f"discriminator_{halvings}"], expected)
+        slope = squared_gradient_norm(judge, real, given).mean()
+        torch.testing.assert_close(terms[f"r1/discriminator_{halvings}"], 2.0 * 0.5 * slope)
+    assert len(terms) == 4
+    generator_terms = step_of(engine, "generator").main_terms()
+    assert set(generator_terms) == {"generator_0", "generator_1"}
+
+
+def test_with_one_size_it_is_the_discriminator_itself() -> None:
+    engine = make_engine(train__scales=1)
+    (view,) = step_of(engine, "discriminator").views
+    assert view.name == "discriminator"
+    assert view.discriminator is engine.translator.discriminator
+
+
+def test_cyclegan_has_sizes_too() -> None:
+    sets = {"generator.local_blocks", "generator.downsamplings"}
+    config = resolve("cyclegan-small", None, {k: v for k, v in SMALL.items() if k not in sets} | {"train.scales": 2})
+    assert translators.check(config) == []
+    translator, _ = translators.build(config, DataShape((16, 16), {"a": 3, "b": 3}))
+    precision = choose_precision("float64", torch.device("cpu"))
+    engine = Engine(translator, {}, EngineSettings.of(config), precision, World())
+    names = {view.name for view in step_of(engine, "discriminator").views}
+    assert names == {f"discriminator_{domain}_{size}" for domain in "ab" for size in (0, 1)}
+    before = [parameter.detach().clone() for parameter in engine.players["discriminator"].parameters]
+    engine.train_step([[make_batch()]])
+    assert all(not torch.equal(one, other) for one, other in zip(before, engine.players["discriminator"].parameters))
+
+
+def test_a_picture_is_augmented_once_then_halved_and_its_pair_like_it() -> None:
+    engine = make_engine(augment__discriminator="diffaugment")
+    step = step_of(engine, "generator")
+    own = step.batch.draws("generator/augment/discriminator/pair")
+    parts = ("colour", "translation", "cutout")
+    a, b, fake = (
+        diffaugment(images, own, parts=parts) for images in (step.batch["a"], step.batch["b"], step.outputs["fake"])
+    )
+    for halvings, view in enumerate(step.views):
+        for seen, whole in ((view.real, b), (view.fake, fake), (view.real_condition, a), (view.fake_condition, a)):
+            torch.testing.assert_close(seen, F.avg_pool2d(whole, 2**halvings))
+
+
+def test_the_probability_of_augmentation_follows_all_sizes_together() -> None:
+    """LSGAN calls real what is above ½. With one discriminator that always says so and one that never does the mean
+    sign is 0, below the target, so p falls; with two that do it is 1, and p rises."""
+    sets = {"discriminator": "ada", "p": 0.5, "target": 0.3, "speed_kimg": 0.04, "interval": 1}
+    for verdicts, sign in (((9.0, -9.0), 0.0), ((9.0, 9.0), 1.0)):
+        engine = make_engine(**{f"augment__{key}": value for key, value in sets.items()}, optim__discriminator_lr=1e-9)
+        for judge, verdict in zip(engine.translator.discriminator, verdicts):
+            torch.nn.init.zeros_(judge.layers[-1].weight)
+            torch.nn.init.constant_(judge.layers[-1].bias, verdict)
+        engine.train_step([[make_batch()]])
+        p = engine.variables["augment/discriminator/p"].item()
+        assert p == pytest.approx(0.6 if sign > 0.3 else 0.4)
+        assert set(engine.variables) == {"augment/discriminator/p", "augment/discriminator/excess"}
+        assert engine.monitors.take(World())["discriminator_augment_sign"] == pytest.approx(sign)
+
+
+class TestLayers:
+    def test_the_term_is_the_sum_over_layers_of_the_mean_difference(self) -> None:
+        engine = make_engine()
+        step = step_of(engine, "generator")
+        terms = step.main_terms()
+        a, b, fake = step.batch["a"], step.batch["b"], step.outputs["fake"]
+        for halvings, judge in enumerate(engine.translator.discriminator):
+            seen = {}
+            for name, images in (("real", b), ("fake", fake)):
+                x = torch.cat([F.avg_pool2d(part, 2**halvings) for part in (images, a)], dim=1)
+                # a convolution and its LeakyReLU; a convolution, its norm and its LeakyReLU; the last convolution
+                first = judge.layers[:2](x)
+                seen[name] = (first, judge.layers[2:5](first))
+                assert len(judge.layers) == 6
+            expected = sum((r - f).abs().mean() for r, f in zip(seen["real"], seen["fake"]))
+            torch.testing.assert_close(terms[f"generator_{halvings}/feature_matching"], 10 * expected)
+
+    @pytest.mark.parametrize("augmentation", ["none", "diffaugment"])
+    def test_it_is_zero_for_equal_images(self, augmentation: str) -> None:
+        """Augmented too: a picture and the one it is compared with are changed alike."""
+        engine = make_engine(augment__discriminator=augmentation)
+        batch = make_batch()
+        terms = Step(engine, "generator", batch, {"fake": batch["b"]}).main_terms()
+        for halvings in (0, 1):
+            assert terms[f"generator_{halvings}/feature_matching"] == 0
+            assert terms[f"generator_{halvings}"] > 0
+
+    def test_its_gradient_reaches_every_weight_of_the_generator_and_none_of_the_discriminators(self) -> None:
+        engine = make_engine(loss__adversarial__weight=0.0)
+        engine.players["discriminator"].require_gradients(False)
+        sum(step_of(engine, "generator").main_terms().values()).backward()
+        for parameter in engine.players["generator"].parameters:
+            assert parameter.grad is not None
+            assert parameter.grad.abs().sum() > 0
+        assert all(parameter.grad is None for parameter in engine.players["discriminator"].parameters)
+
+
+@pytest.mark.parametrize(
+    ("sets", "fault"),
+    [
+        (
+            {"train.scales": 3},
+            "train.scales: the last of 3 discriminators would see 16 × 16 pixels, too few for it. "
+            "Set it lower, or discriminator.layers lower or data.resolution higher",
+        ),
+        (
+            {"train.scales": 4, "data.resolution": (36, 64), "discriminator.layers": 0, "generator.downsamplings": 1},
+            "data.resolution: [36, 64] is no multiple of 8, as train.scales = 4 needs. Use [32, 64]",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(sets: dict[str, Any], fault: str) -> None:
+    config = resolve("pix2pixhd-small", None, {"discriminator.layers": 3, **sets})
+    (found,) = map(str, translators.check(config))
+    assert found.startswith(fault)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "value"),
+    [("dcgan", "train.scales", 2), ("points", "train.scales", 2)],
+)
+def test_what_a_method_has_no_use_for_is_refused(recipe: str, key: str, value: object) -> None:
+    (found,) = translators.check(resolve(recipe, None, {key: value}))
+    assert found.subject == key
