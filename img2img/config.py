@@ -211,6 +211,14 @@ class LossConfig(_Section):
         minimum=0.0,
         maximum=1e6,
     )
+    perceptual: float | None = _key(
+        None, "weight of the distance from the pair's target in a network that sees", minimum=0.0, maximum=1e6
+    )
+    perceptual_network: str = _key(
+        "vgg19",
+        "the network of loss.perceptual, whose weights `img2img weights import` brings in",
+        choices=("vgg19", "vgg16", "squeezenet1_0"),
+    )
     classification: float | None = _key(
         None, "weight of telling the classes apart, for both players (ACGAN)", minimum=0.0, maximum=1e6
     )

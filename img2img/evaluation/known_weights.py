@@ -86,6 +86,7 @@ KNOWN: dict[str, KnownWeights] = {
             "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
             553_433_881,
         ),
+        KnownWeights("vgg19", "torchvision's VGG-19, for perceptual losses", "imagenet", "BSD-3-Clause", "torchvision"),
         KnownWeights(
             "alexnet",
             "torchvision's AlexNet, for LPIPS",

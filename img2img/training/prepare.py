@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from img2img import translators
 from img2img.checkpoint import NetworkSpec, load_networks, read_info
@@ -39,7 +40,7 @@ _STARTED = time.monotonic()
 
 def check(config: Config, data: DataPaths, more: Iterable[Fault] = ()) -> None:
     """Raise Faults with all that is wrong with a configuration and its folders, and with `more`."""
-    faults = [*translators.check(config), *_unfit_measures(config)]
+    faults = [*translators.check(config), *_unfit_measures(config), *_unfit_perceptual(config)]
     faults += [*(data.faults() or _unfit_data(config, data)), *more]
     if faults:
         raise Faults(faults)
@@ -52,6 +53,23 @@ def _unfit_measures(config: Config) -> list[Fault]:
     from img2img.training import evaluation
 
     return evaluation.check(config)
+
+
+def _unfit_perceptual(config: Config) -> list[Fault]:
+    """Why there is no perceptual term, where one is wanted."""
+    if not config.loss.perceptual:
+        return []
+    from img2img.evaluation.perceptual import unfit_for_loss
+
+    return unfit_for_loss(config.loss.perceptual_network, config.data.resolution)
+
+
+def _load_perceptual(config: Config, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
+    if not config.loss.perceptual:
+        return None
+    from img2img.evaluation.perceptual import load_perceptual_loss
+
+    return load_perceptual_loss(config.loss.perceptual_network, device)
 
 
 def _unfit_data(config: Config, data: DataPaths) -> list[Fault]:
@@ -128,9 +146,10 @@ def prepare(config: Config, data: DataPaths, precision: Precision, world: World,
     source = _open_data(config, data, known_classes)
     resolution = (1, 1) if isinstance(source, PointSource) else config.data.resolution
     shape = DataShape(resolution, source.channels, source.classes, members=source.members)
+    perceptual = _load_perceptual(config, precision.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        translator, specs = translators.build(config, shape)
+        translator, specs = translators.build(config, shape, perceptual)
     if init is not None:
         _start_from(translator, specs, init)
     if world.is_first:

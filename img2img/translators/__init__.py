@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from img2img.augmentation import PARTS, parts_named
 from img2img.checkpoint import NetworkSpec
@@ -46,7 +46,7 @@ _WEIGHTS_OF_ANY = ("feature_matching", "classification")  # a method need not na
 _WEIGHTS = tuple(
     field.name
     for field in dataclasses.fields(LossConfig)
-    if "help" in field.metadata and field.name not in _WEIGHTS_OF_ANY
+    if field.type == "float | None" and field.name not in _WEIGHTS_OF_ANY
 )
 
 
@@ -174,6 +174,12 @@ def _misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
     if train.scales > 1 and translator.task != "translate":
         problem = f"is for translations, {config.translator} makes none"
         yield UsageFault("train.scales", problem, "Set train.scales=1")
+    if config.loss.perceptual and config.data.channels == 4:
+        yield UsageFault(
+            "loss.perceptual",
+            "looks at grey or RGB, data.channels is 4",
+            "Set loss.perceptual=none, or data.channels=3",
+        )
     yield from _class_misfits(config, translator)
     yield from _growth_misfits(config)
     if train.packing > 1 and translator.source == "classes":
@@ -324,10 +330,12 @@ def _patches_beyond_pictures(config: Config, field: int) -> list[str]:
     ]
 
 
-def build(config: Config, shape: DataShape) -> tuple[Translator, dict[str, NetworkSpec]]:
+def build(
+    config: Config, shape: DataShape, perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> tuple[Translator, dict[str, NetworkSpec]]:
     """The translator of a checked configuration, and how to rebuild each of its networks.
 
-    Weights come from torch's global generator.
+    Weights come from torch's global generator. `perceptual` is the distance of loss.perceptual, where that is wanted.
 
     Raises:
         UsageFault: a network refuses its arguments, for example a resolution it cannot make.
@@ -351,7 +359,7 @@ def build(config: Config, shape: DataShape) -> tuple[Translator, dict[str, Netwo
             networks[name] = _construct_copies(network, specs[name])
     wanted = (*kind.loss_weights, *kind.optional_weights, *_WEIGHTS_OF_ANY)
     weights = {key: weight for key in wanted if (weight := getattr(config.loss, key)) is not None}
-    translator = kind(shape, networks, make_objective(config), config.loss.adversarial.weight, weights)
+    translator = kind(shape, networks, make_objective(config), config.loss.adversarial.weight, weights, perceptual)
     return translator, specs
 
 

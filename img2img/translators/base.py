@@ -108,6 +108,8 @@ class Translator(nn.Module, ABC):
         adversarial_weight: multiplies the generators' adversarial terms.
         weights: one weight per name in `loss_weights`, and of `optional_weights`, "feature_matching" and
             "classification" those that are wanted.
+        perceptual: the distance of `loss.perceptual`, output and target (N, C, H, W) -> (N,). It is no part of the
+            translator, neither trained nor saved.
     """
 
     source: ClassVar[str]
@@ -125,6 +127,7 @@ class Translator(nn.Module, ABC):
         objective: Objective,
         adversarial_weight: float = 1.0,
         weights: Mapping[str, float] | None = None,
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.shape = shape
@@ -134,6 +137,7 @@ class Translator(nn.Module, ABC):
         self.adversarial_weight = adversarial_weight
         self.weights = dict(weights or {})
         self.images_seen = 0
+        self.perceptual = perceptual
 
     @classmethod
     @abstractmethod

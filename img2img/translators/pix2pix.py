@@ -1,8 +1,8 @@
 """Paired image to image: pix2pix (Isola et al. 2017, arXiv:1611.07004) and pix2pixHD (Wang et al. 2018).
 
 pix2pixHD (arXiv:1711.11585) is the same game with other networks and other terms beside the adversarial one: a
-coarse-to-fine generator, discriminators at several scales (`train.scales`), and feature matching in every layer of each
-of them (`loss.feature_matching`) in place of the L1 term.
+coarse-to-fine generator, discriminators at several scales (`train.scales`), feature matching in every layer of each of
+them (`loss.feature_matching`) and a perceptual term (`loss.perceptual`) in place of the L1 term.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from img2img.translators.base import DataShape, NetworkPlan, Outputs, Translator
 class Pix2Pix(Translator):
     """A generator a → b against a discriminator that sees b beside the a it belongs to, and distances from that b.
 
-    `l1` weighs ‖G(a) − b‖₁. The generator's dropout is keyed by image, so that it is part of the run's exact
-    repetition.
+    `l1` weighs ‖G(a) − b‖₁, `perceptual` the distance of both in a network that is given. The generator's dropout is
+    keyed by image, so that it is part of the run's exact repetition.
     """
 
     source = "pairs"
     task = "translate"
     directions: ClassVar[dict[str, str]] = {"a2b": "generator"}
     loss_weights = ("l1",)
+    optional_weights = ("perceptual",)
     generator: nn.Module
     discriminator: nn.Module
 
@@ -56,6 +57,9 @@ class Pix2Pix(Translator):
         fake, real = outputs["fake"], batch["b"]
         if self.weights["l1"] > 0:
             terms["l1"] = self.weights["l1"] * l1(fake, real).mean()
+        if self.weights.get("perceptual", 0.0) > 0:
+            assert self.perceptual is not None, "who sets the weight gives the distance"
+            terms["perceptual"] = self.weights["perceptual"] * self.perceptual(fake, real).mean()
         return terms
 
     def preview(self, batch: Batch, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:

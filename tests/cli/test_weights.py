@@ -109,7 +109,7 @@ def test_import_says_what_it_is(folder: Path, published: Path, tmp_path: Path) -
         (["import", "#x"], "alex.pthx: there is no such file. Check the path"),
         (["import", "a\x1b[31m"], r"a\x1b[31m: there is no such file"),
         (["import"], "img2img weights import: Missing argument 'FILE'. See `img2img weights import --help`"),
-        (["fetch", "vgg61"], "weights: 'vgg61' is unknown. Did you mean vgg16?"),
+        (["fetch", "alexnte"], "weights: 'alexnte' is unknown. Did you mean alexnet?"),
         (
             ["fetch", "squeezenet1_0"],
             "no address with a confirmed checksum is known for it. Run `img2img weights import",

@@ -16,9 +16,19 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision import models
 
+from img2img.config import KEYS
 from img2img.errors import UsageFault
+from img2img.evaluation.extractors import IMAGENET_MEAN, IMAGENET_STD
 from img2img.evaluation.known_weights import KNOWN, layout
-from img2img.evaluation.perceptual import LIN_WEIGHTS, NETWORKS, Perceptual, load_perceptual
+from img2img.evaluation.perceptual import (
+    LIN_WEIGHTS,
+    LOSS_LAYERS,
+    NETWORKS,
+    Perceptual,
+    load_perceptual,
+    load_perceptual_loss,
+    unfit_for_loss,
+)
 from img2img.evaluation.weights import import_weights
 
 IMAGENET = {"input": "imagenet"}
@@ -189,6 +199,88 @@ def test_real_pictures_order_as_a_person_would(shared_data: Path) -> None:
     values = [distance(a, other).mean().item() for other in (*blurred, a.roll(1, dims=0))]
     assert values[0] == 0
     assert values == sorted(values)
+
+
+# --- the loss ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of weights, with random ones of SqueezeNet 1.0 in it."""
+    monkeypatch.setenv("IMG2IMG_WEIGHTS", str(tmp_path))
+    write_weights(tmp_path / "squeezenet1_0.safetensors", "squeezenet1_0", random_blocks("squeezenet1_0"), IMAGENET)
+    return tmp_path
+
+
+def test_the_loss_is_the_weighted_sum_of_mean_differences(brought: Path) -> None:
+    loss = load_perceptual_loss("squeezenet1_0")
+    output, target = pictures(3), pictures(3, seed=1)
+    blocks = random_blocks("squeezenet1_0")
+    expected = torch.zeros(3)
+    for place, weight in LOSS_LAYERS["squeezenet1_0"].items():
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        made, wanted = (blocks[: place + 1](((images + 1) / 2 - mean) / std) for images in (output, target))
+        expected += weight * (made - wanted).abs().mean((1, 2, 3))
+    torch.testing.assert_close(loss(output, target), expected, rtol=1e-4, atol=0)
+    assert loss(output, output).tolist() == [0, 0, 0]
+
+
+def test_the_loss_has_the_type_of_the_output_and_gradients_for_it_alone(brought: Path) -> None:
+    loss = load_perceptual_loss("squeezenet1_0")
+    output, target = (pictures(seed=seed).double().requires_grad_() for seed in (0, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        values = loss(output, target)
+    assert values.dtype == torch.float64
+    assert torch.equal(values, loss(output, target))
+    values.sum().backward()
+    assert target.grad is None
+    assert output.grad is not None
+    assert (output.grad != 0).float().mean() > 0.9
+    assert not any(parameter.requires_grad for parameter in loss._blocks.parameters())
+
+
+@pytest.mark.parametrize(("network", "convolutions"), [("vgg16", (2, 2, 3, 3, 3)), ("vgg19", (2, 2, 4, 4, 4))])
+def test_of_vgg_it_sees_the_first_activation_of_each_size(network: str, convolutions: tuple[int, ...]) -> None:
+    """A block is its convolutions, each with a ReLU, and a pooling."""
+    firsts = [1 + sum(2 * count + 1 for count in convolutions[:block]) for block in range(5)]
+    assert list(LOSS_LAYERS[network]) == firsts
+    assert list(LOSS_LAYERS[network].values()) == [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1]
+    with torch.device("meta"):
+        features = models.get_model(network, weights=None).features
+    assert all(isinstance(features[place], nn.ReLU) for place in firsts)
+
+
+def test_weights_that_are_not_here_are_missed_before_training_with_what_brings_them(brought: Path) -> None:
+    assert unfit_for_loss("squeezenet1_0", (64, 64)) == []
+    (fault,) = map(str, unfit_for_loss("vgg19", (64, 64)))
+    assert fault.startswith("loss.perceptual_network: vgg19: its weights are not here")
+    assert "Run `img2img weights import FILE` with a copy of them, choose another" in fault
+    (fault,) = map(str, unfit_for_loss("squeezenet1_0", (64, 16)))
+    assert "squeezenet1_0 needs sides of 21 pixels or more, data.resolution is [64, 16]" in fault
+
+
+def test_every_network_of_the_loss_can_be_chosen_and_brought() -> None:
+    assert set(KEYS["loss.perceptual_network"].choices) == set(LOSS_LAYERS)
+    assert set(LOSS_LAYERS) <= set(KNOWN)
+
+
+def test_photographs_that_have_nothing_in_common_are_about_one_apart(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each place of SqueezeNet adds about a quarter to that: what its weights were chosen for, on other pictures."""
+    monkeypatch.setenv("IMG2IMG_WEIGHTS", str(tmp_path))
+    import_weights(shared_data / "weights" / "squeezenet1_0.safetensors")
+    loss = load_perceptual_loss("squeezenet1_0")
+    photographs = []
+    for path in sorted((shared_data / "photos").iterdir())[-24:]:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB").resize((192, 192), Image.Resampling.BICUBIC))
+        photographs.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 127.5 - 1)
+    a = torch.stack(photographs)
+    b = a.roll(1, dims=0)
+    assert 0.7 < loss(a, b).mean() < 1.4
+    for weight, one, other in zip(LOSS_LAYERS["squeezenet1_0"].values(), loss.features(a), loss.features(b)):
+        assert 0.15 < weight * (one - other).abs().mean() < 0.4
 
 
 # --- names and digests -----------------------------------------------------------------------------------------------

@@ -277,6 +277,16 @@ MISFITS = [
         "Set train.packing=1; discriminator.minibatch_std=true serves the same end",
     ),
     (
+        "pix2pix",
+        "loss.perceptual=1 data.channels=4",
+        "loss.perceptual: looks at grey or RGB, data.channels is 4. Set loss.perceptual=none, or data.channels=3",
+    ),
+    (
+        "cyclegan",
+        "loss.perceptual=1",
+        "loss.perceptual: cyclegan has no such term (its weights: loss.cycle, loss.identity). Set loss.perceptual=none",
+    ),
+    (
         "dcgan",
         "loss.adversarial=wgan loss.adversarial.real_label=0.9",
         "loss.adversarial.real_label: wgan has no such constant. It belongs to minimax, nonsaturating",

@@ -110,6 +110,21 @@ def test_pix2pix_terms(batch: Batch) -> None:
     assert terms["generator"].item() == pytest.approx(torch.log(torch.tensor(2.0)).item())
 
 
+def test_the_perceptual_term_is_weighed_and_its_network_no_part_of_the_translator(batch: Batch) -> None:
+    class Distance(nn.Linear):
+        def forward(self, output: Tensor, target: Tensor) -> Tensor:
+            return (output - target).square().mean((1, 2, 3))
+
+    networks = {"generator": Add(0.1), "discriminator": Judge()}
+    weights = {"l1": 0.0, "perceptual": 3.0}
+    translator = Pix2Pix(SHAPE, networks, ADVERSARIAL["hinge"](), 1.0, weights, Distance(1, 1).__call__)
+    outputs = translator.generate(batch, for_generator=True)
+    terms = translator.generator_terms(batch, outputs, [Verdict("discriminator", None, torch.zeros(2))])
+    assert set(terms) == {"generator", "perceptual"}
+    assert terms["perceptual"].item() == pytest.approx(3 * 0.85**2)
+    assert set(translator.state_dict()) == {"generator.value"}
+
+
 def test_conditional_fakes_take_the_labels_of_the_real_images(batch: Batch) -> None:
     for kind, labels in ((Conditional, batch.labels), (Unconditional, batch.labels)):
         translator = kind(SHAPE, {"generator": Add(0.0), "discriminator": Judge()}, ADVERSARIAL["hinge"]())
