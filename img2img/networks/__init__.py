@@ -31,6 +31,8 @@
     stylegan2_resnet.py  image -> image of StyleGAN2's layers (CUT, for single pictures)
     coarse_to_fine.py  a ResNet at half the size inside one at the whole (pix2pixHD)
     patchgan.py     one logit per patch
+    spade.py        label map -> image, the map in every normalisation (SPADE)
+    labels.py       label maps as one plane for each class
     multiscale.py   discriminators of several sizes of one image
     projection.py   patches of feature maps -> unit vectors (CUT)
     starganv2.py    image and style -> image, styles from noise or from images, one logit for each domain
@@ -39,16 +41,16 @@ A noise generator is called as `(z, labels or None, draws or None)` and says `la
 layers.draw_latents makes z; what else is random in it (noise at each pixel, mixed styles) follows the draws, and
 without them is left out. A generator with styles also has `w_dim`, `num_styles`, `map(z, labels)` -> w (N, w_dim) and
 `synthesize(w, draws or None)` of w (N, w_dim) or (N, num_styles, w_dim); its forward is the one after the other. An
-image generator is called as `(images, draws or None)`; one with styles has `style_dim` and is called as `(images,
-styles (N, style_dim))`; one whose encoder can be looked into has `feature_channels`, the channels of each of its
-feature maps from the images inwards, `encode(images, layers)` -> the maps of these numbers, and `translate(images,
-layers, draws or None)` -> its output and the maps it met on the way. A mapping network, `(z, labels)`, which says
-`latent_dim` as well, and a style encoder, `(images, labels)`, give styles. A discriminator is called as `(images,
-condition or None, with_features)`: with_features adds the activations before the last layer, (N, F). Its class says by
-`judges_by` what it answers: "logit", higher for real, (N,) or (N, 1, h, w); or "energy", e(x) (N,) ≥ 0, lower for real,
-where the features are the code. One with a method `judge_by_layers(images, condition)` -> (logits, activations of every
-layer but the last) can be matched layer by layer. What else a method may need has a registry of its own, the role under
-which ROLES lists it.
+image generator is called as `(images, draws or None)`; one that takes label maps has a `palette`, labels.Palette or
+None; one with styles has `style_dim` and is called as `(images, styles (N, style_dim))`; one whose encoder can be looked
+into has `feature_channels`, the channels of each of its feature maps from the images inwards, `encode(images, layers)`
+-> the maps of these numbers, and `translate(images, layers, draws or None)` -> its output and the maps it met on the
+way. A mapping network, `(z, labels)`, which says `latent_dim` as well, and a style encoder, `(images, labels)`, give
+styles. A discriminator is called as `(images, condition or None, with_features)`: with_features adds the activations
+before the last layer, (N, F). Its class says by `judges_by` what it answers: "logit", higher for real, (N,) or (N, 1, h,
+w); or "energy", e(x) (N,) ≥ 0, lower for real, where the features are the code. One with a method
+`judge_by_layers(images, condition)` -> (logits, activations of every layer but the last) can be matched layer by layer.
+What else a method may need has a registry of its own, the role under which ROLES lists it.
 
 A network with a `members` argument is that many networks of equal form, called as one on member-major rows
 (members · N, ...), and each member answers as it would alone. A point is an image of one pixel, (dim, 1, 1).
@@ -80,6 +82,7 @@ from img2img.networks.projection import PatchProjection
 from img2img.networks.r3gan import R3GANDiscriminator, R3GANGenerator
 from img2img.networks.resnet import ResnetGenerator
 from img2img.networks.sngan import SNGANDiscriminator, SNGANGenerator
+from img2img.networks.spade import SpadeGenerator
 from img2img.networks.starganv2 import (
     StarGANv2Discriminator,
     StarGANv2Generator,
@@ -104,6 +107,7 @@ GENERATORS: dict[str, type[nn.Module]] = {
     "r3gan": R3GANGenerator,
     "resnet": ResnetGenerator,
     "sngan": SNGANGenerator,
+    "spade": SpadeGenerator,
     "starganv2": StarGANv2Generator,
     "stylegan": StyleGANGenerator,
     "stylegan2": StyleGAN2Generator,
@@ -182,6 +186,7 @@ __all__ = [
     "ResnetGenerator",
     "SNGANDiscriminator",
     "SNGANGenerator",
+    "SpadeGenerator",
     "StarGANv2Discriminator",
     "StarGANv2Generator",
     "StarGANv2Mapping",

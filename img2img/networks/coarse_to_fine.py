@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from img2img.draws import Draws
 from img2img.networks.arguments import MAX_CHANNELS, MAX_WIDTH, check_choice, check_whole
+from img2img.networks.labels import Palette, check_palette
 from img2img.networks.layers import NORMS, init_normal, make_norm, needs_bias, reflect_pad
 from img2img.networks.multiscale import halved
 from img2img.networks.resnet import ResidualBlock
@@ -77,6 +78,8 @@ class CoarseToFineGenerator(nn.Module):
         enhancers: sizes above G1's; without any it is G1 alone.
         local_blocks: residual blocks of each enhancer.
         downsamplings: halvings inside G1.
+        palette: where the images are label maps, the colours of their classes, one plane of the input for each; the
+            data decide it.
     """
 
     dropout_at_test = False
@@ -93,8 +96,10 @@ class CoarseToFineGenerator(nn.Module):
         local_blocks: int = 3,
         downsamplings: int = 4,
         norm: str = "instance",
+        palette: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        check_palette(palette)
         check_whole("in_channels", in_channels, 1, MAX_CHANNELS)
         check_whole("out_channels", out_channels, 1, MAX_CHANNELS)
         check_whole("width", width, 1, MAX_WIDTH // 4)
@@ -109,13 +114,15 @@ class CoarseToFineGenerator(nn.Module):
         # a reflection needs a side longer than itself: 3 pixels where a stage begins, 1 at G1's blocks
         self.min_size = max(4 * 2**enhancers, 2 * self.stride)
 
+        self.palette = Palette(palette) if palette else None
+        planes = len(palette) or in_channels
         widths = [width * 2**level for level in range(enhancers + downsamplings + 1)]
         # from the inside outwards
         self.stages = nn.ModuleList(
             [
-                _Stage(in_channels, widths[enhancers:], blocks, norm),
+                _Stage(planes, widths[enhancers:], blocks, norm),
                 *(
-                    _Stage(in_channels, widths[level : level + 2], local_blocks, norm)
+                    _Stage(planes, widths[level : level + 2], local_blocks, norm)
                     for level in range(enhancers - 1, -1, -1)
                 ),
             ]
@@ -124,6 +131,8 @@ class CoarseToFineGenerator(nn.Module):
         init_normal(self)
 
     def forward(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+        if self.palette is not None:
+            images = self.palette(images)
         features = None
         for halvings, stage in zip(range(len(self.stages) - 1, -1, -1), self.stages):
             features = stage(halved(images, halvings), features)

@@ -29,6 +29,7 @@ from img2img.networks import (
     PatchDiscriminator,
     QuadraticDiscriminator,
     ResnetGenerator,
+    SpadeGenerator,
     StarGANv2Generator,
     StyleGAN2ResnetGenerator,
     UNetGenerator,
@@ -42,6 +43,10 @@ TINY: dict[str, tuple[Callable[[], nn.Module], tuple[Callable[[], Tensor], ...]]
     "resnet": (lambda: ResnetGenerator(width=2, blocks=1), (lambda: torch.randn(2, 3, 8, 12),)),
     "coarse_to_fine": (
         lambda: CoarseToFineGenerator(width=2, blocks=1, local_blocks=1, downsamplings=1),
+        (lambda: torch.randn(2, 3, 8, 12),),
+    ),
+    "spade": (
+        lambda: SpadeGenerator(palette=("#000000", "#ffffff"), width=2, hidden=3, downsamplings=2),
         (lambda: torch.randn(2, 3, 8, 12),),
     ),
     "unet": (lambda: UNetGenerator(width=2, depth=2), (lambda: torch.randn(2, 3, 8, 12),)),
@@ -253,6 +258,16 @@ NEED_MORE: dict[type[nn.Module], dict[str, Any]] = {StarGANv2Generator: {"style_
                 "enhancers": (-1, 40, True),
                 "downsamplings": (0, 40),
                 "norm": ("x",),
+                "palette": ("#000000", ("red",), ("#000000", "#000000"), None),
+            },
+            SpadeGenerator: {
+                "width": (0, 10**9),
+                "hidden": (0, 10**9),
+                "in_channels": (1, 4),
+                "downsamplings": (0, 40),
+                "norm": ("layer",),
+                "spectral_norm": (1,),
+                "palette": ("#000000", ("red",), ("#000000", "#000000"), None),
             },
             UNetGenerator: {
                 "width": (0, 10**9),
