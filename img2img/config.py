@@ -142,6 +142,15 @@ class DataConfig(_Section):
     pairs_policy: str = _key(
         "strict", "refuse pictures without a partner, or leave them out", choices=("strict", "intersect")
     )
+    labels: int = _key(
+        0,
+        "number of classes where domain a of pairs holds label maps, whose colours stand for classes; 0 = pictures",
+        minimum=0,
+        maximum=256,
+    )
+    palette: str = _key(
+        "", "colours of data.labels with commas between, such as #0000aa,#ff0000; empty = looked for in the maps"
+    )
     stacked: bool = _key(False, "each channel is a grey picture of its own, three drawn at random: Stacked MNIST")
 
     @property

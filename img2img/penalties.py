@@ -31,6 +31,7 @@ class View:
         real, fake: (N, C, H, W) in [−1, 1].
         real_condition, fake_condition: labels (N,) or images (N, C', H, W); None where D takes none.
         aligned: row i of `fake` is to be like row i of `real`, so both are augmented alike.
+        condition_is_labels: the condition images are planes of classes, which move with the picture but have no colour.
         scale_of: the view that this one shows at one of several sizes; empty for a view that stands alone.
     """
 
@@ -41,6 +42,7 @@ class View:
     real_condition: Tensor | None = None
     fake_condition: Tensor | None = None
     aligned: bool = False
+    condition_is_labels: bool = False
     scale_of: str = ""
 
 

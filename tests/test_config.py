@@ -77,6 +77,8 @@ RECIPES = (
     "sagan-small",
     "sngan",
     "sngan-small",
+    "spade",
+    "spade-small",
     "starganv2",
     "starganv2-small",
     "stylegan",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from img2img.data.decode import Picture, open_image
-from img2img.data.resize import fit_to, resize, to_tensor
+from img2img.data.resize import fit_to, resize, take_nearest, to_tensor
 from img2img.data.threads import map_in_threads
 from img2img.draws import permutation
 from img2img.errors import Fault, ImageFault
@@ -100,7 +100,7 @@ class Lane(ABC):
 
 @dataclass(frozen=True)
 class Reading:
-    """How files become tensors of one size."""
+    """How files become tensors of one size; `labels` says for each tensor whether it is a label map."""
 
     size: tuple[int, int]
     channels: tuple[int, ...]
@@ -108,6 +108,7 @@ class Reading:
     max_pixels: int
     allow_truncated: bool
     resize_pairs: bool = False
+    labels: tuple[bool, ...] = (False, False)
     depth: int = 8
 
     @property
@@ -301,8 +302,10 @@ def read_item(files: tuple[Path, ...], reading: Reading) -> tuple[Tensor, ...]:
         for picture, channels in zip(pictures, reading.channels, strict=True)
     ]
     if len(tensors) == 2:
-        tensors = _same_size(tensors, files, reading.resize_pairs)
-    return tuple(fit_to(tensor, reading.size, reading.fit) for tensor in tensors)
+        tensors = _same_size(tensors, files, reading)
+    return tuple(
+        fit_to(tensor, reading.size, reading.fit, nearest=labels) for tensor, labels in zip(tensors, reading.labels)
+    )
 
 
 def halves(picture: Picture, path: Path) -> tuple[Picture, Picture]:
@@ -322,15 +325,16 @@ def halves(picture: Picture, path: Path) -> tuple[Picture, Picture]:
     return half(slice(0, middle)), half(slice(middle, None))
 
 
-def _same_size(tensors: list[Tensor], files: tuple[Path, ...], resize_pairs: bool) -> list[Tensor]:
+def _same_size(tensors: list[Tensor], files: tuple[Path, ...], reading: Reading) -> list[Tensor]:
     """Both halves at the size of the first, so that the same crop afterwards shows the same place."""
     first, second = tensors
     if first.shape[1:] == second.shape[1:]:
         return tensors
-    if not resize_pairs:
+    if not reading.resize_pairs:
         raise SizesDiffer(
             files[1],
             f"is {second.shape[2]}×{second.shape[1]}, but {files[0]} is {first.shape[2]}×{first.shape[1]}",
             "Give both the same size, or set data.resize_pairs=true",
         )
-    return [first, resize(second, (first.shape[1], first.shape[2]))]
+    change = take_nearest if reading.labels[1] else resize
+    return [first, change(second, (first.shape[1], first.shape[2]))]

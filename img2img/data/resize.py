@@ -1,4 +1,4 @@
-"""Resizing of uint8 and uint16 pixels: torch's antialiased bicubic filter, everywhere the same."""
+"""Resizing of uint8 and uint16 pixels: torch's antialiased bicubic filter, everywhere the same, or the nearest pixel."""
 
 from __future__ import annotations
 
@@ -23,14 +23,25 @@ def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     return resized.reshape(*pixels.shape[:-2], *size)
 
 
-def fit_to(pixels: Tensor, size: tuple[int, int], fit: str = "crop") -> Tensor:
+def take_nearest(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """(…, H, W) of any type to (…, *size): each place gets the pixel that its centre lies on, as label maps need it."""
+    rows, columns = (
+        ((torch.arange(wanted, device=pixels.device) + 0.5) * (side / wanted)).long()
+        for side, wanted in zip(pixels.shape[-2:], size)
+    )
+    return pixels[..., rows[:, None], columns]
+
+
+def fit_to(pixels: Tensor, size: tuple[int, int], fit: str = "crop", *, nearest: bool = False) -> Tensor:
     """(C, H, W) uint8 or uint16 to (C, *size).
 
     Args:
+        nearest: by take_nearest, else by resize.
         fit: "stretch" changes the aspect ratio; "crop" keeps it (to half a pixel) and cuts off what sticks out at both
             sides alike.
     """
-    return resize(_centre_of_aspect(pixels, size) if fit == "crop" else pixels, size)
+    part = _centre_of_aspect(pixels, size) if fit == "crop" else pixels
+    return take_nearest(part, size) if nearest else resize(part, size)
 
 
 def _centre_of_aspect(pixels: Tensor, size: tuple[int, int]) -> Tensor:

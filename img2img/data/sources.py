@@ -210,6 +210,7 @@ def open_source(
     cache_gb: float = 2.0,
     class_names: Sequence[str] | None = None,
     stacked: bool = False,
+    labels: bool = False,
     depth: int = 8,
     timeout: float = TIMEOUT,
     progress: Callable[[int, int], None] | None = None,
@@ -236,6 +237,7 @@ def open_source(
         pairs_policy: "strict" refuses pictures without partner, "intersect" leaves them out.
         cache_gb: memory for decoded pictures, in GiB.
         class_names: the class names and their order that a model was trained with.
+        labels: a of `pairs`, as it is after `direction`, holds label maps: its pixels keep their colours.
         stacked: of `images` and with three channels: each channel is a grey picture of its own, see lanes.StackedLane.
         depth: 16: domains of one channel come as uint16, which keeps grey of more than 8 bits as it is in the files.
         timeout: seconds after which a file that does not answer is a Fault.
@@ -253,9 +255,21 @@ def open_source(
         assert counts["image"] == 3, "three pictures make one of three channels"
         counts["image"] = 1
 
+    maps = ("b" if direction == "b2a" else "a") if labels else ""
+    if labels and any(is_pack(path) for path in pairs):
+        problem = "a pack holds pictures that were resized smoothly, which mixes the colours of label maps"
+        raise UsageFault("data.labels", problem, "Give the folders that it was made from")
+
     def reading(*domains: str) -> Reading:
         return Reading(
-            size, tuple(counts[domain] for domain in domains), fit, max_pixels, allow_truncated, resize_pairs, depth
+            size,
+            tuple(counts[domain] for domain in domains),
+            fit,
+            max_pixels,
+            allow_truncated,
+            resize_pairs,
+            labels=tuple(domain == maps for domain in domains),
+            depth=depth,
         )
 
     notes: list[str] = []
@@ -315,6 +329,7 @@ def open_configured(
         cache_gb=data.cache_gb,
         class_names=class_names,
         stacked=data.stacked,
+        labels=data.labels > 0,
         depth=data.depth,
         progress=progress,
     )

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from img2img.checkpoint import ModelInfo, load_networks, model_digest
 from img2img.data.decode import Picture, open_image
-from img2img.data.resize import resize
+from img2img.data.resize import resize, take_nearest
 from img2img.data.values import to_float, to_uint8, to_uint16
 from img2img.devices import choose_device, fastest_memory_format
 from img2img.draws import Draws
@@ -282,7 +282,8 @@ class Model:
                 values = torch.cat((values, to_float(resize(alpha, working))))
         else:
             pixels = torch.from_numpy(np.ascontiguousarray(picture.as_channels(channels)))
-            values = resize(pixels.permute(2, 0, 1), working)
+            change = take_nearest if self._takes_labels(direction) else resize
+            values = change(pixels.permute(2, 0, 1), working)
         # how large things look, relative to training: the geometric mean covers fit "stretch"
         trained = self.info.resolution if self.info.fit == "stretch" else _scaled(size, self._trained_factor(size))
         enlargement = math.sqrt(working[0] * working[1] / (trained[0] * trained[1]))
@@ -335,7 +336,8 @@ class Model:
             )
         size = (images.shape[-2], images.shape[-1])
         batch = images.reshape(-1, *images.shape[-3:]).float()
-        results = self.run_each(_resize_float(batch, self.working_size(size, direction, scale)), direction, seed)
+        change = take_nearest if self._takes_labels(direction) else _resize_float
+        results = self.run_each(change(batch, self.working_size(size, direction, scale)), direction, seed)
         found = [result for result in results if isinstance(result, Tensor)]
         if len(found) < len(results):
             raise Fault("image", f"{size[1]} × {size[0]} pixels need more memory than there is", _SCALE_MEND)
@@ -503,6 +505,10 @@ class Model:
     def _makes_any_class(self) -> bool:
         """It was trained with train.label_dropout: its last class stands for any."""
         return bool(getattr(self._networks["generator"], "num_classes", 0) > len(self.info.classes))
+
+    def _takes_labels(self, direction: str) -> bool:
+        """Pictures are label maps, whose colours must not be mixed."""
+        return getattr(self._networks[self.info.directions[direction]], "palette", None) is not None
 
     def _require_task(self, task: Literal["translate", "sample"]) -> None:
         if self.info.task != task:

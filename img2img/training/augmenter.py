@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from img2img.augmentation import ada, diffaugment, parts_named
+from img2img.augmentation import MOVING_PARTS, ada, diffaugment, parts_named
 from img2img.config import AugmentConfig
 from img2img.draws import Draws
 from img2img.penalties import Verdict, View
@@ -35,23 +35,27 @@ class Augmenter:
     ) -> View:
         """The view with its images changed; an image that is a condition changes as the picture beside it.
 
+        Planes of classes only move with it: outside of it, and where it is cut out, there is no class.
+
         Args:
             variables: what the engine keeps; the view's probability is among it.
             draws: (stream, rows) -> random numbers; other ones for real and for generated images, where they are not
                 aligned.
             with_real: whether anybody will look at the real images.
         """
-        change: Callable[[Tensor, Draws], Tensor] = partial(diffaugment, parts=self.parts)
+        change: Callable[..., Tensor] = diffaugment
         if self.config.discriminator == "ada":
-            p = self._p(view, variables) if self.config.is_adaptive else self.config.p
-            change = partial(ada, parts=self.parts, p=p)
+            change = partial(ada, p=self._p(view, variables) if self.config.is_adaptive else self.config.p)
+        moves = tuple(part for part in self.parts if part in MOVING_PARTS) if view.condition_is_labels else self.parts
 
         def seen(side: str, images: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
             stream = "pair" if view.aligned else side
             own = draws(f"augment/{view.name}/{stream}", len(images) * self.packing)
             samples = images.unflatten(1, (self.packing, -1)).flatten(0, 1)
-            images = change(samples, own).unflatten(0, (-1, self.packing)).flatten(1, 2)
-            return images, change(condition, own) if condition is not None and condition.ndim == 4 else condition
+            images = change(samples, own, parts=self.parts).unflatten(0, (-1, self.packing)).flatten(1, 2)
+            if condition is not None and condition.ndim == 4:
+                condition = change(condition, own, parts=moves)
+            return images, condition
 
         fake, fake_condition = seen("fake", view.fake, view.fake_condition)
         view = replace(view, fake=fake, fake_condition=fake_condition)

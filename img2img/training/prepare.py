@@ -17,6 +17,7 @@ from img2img import translators
 from img2img.checkpoint import NetworkSpec, load_networks, read_info
 from img2img.config import AugmentConfig, Config, DataPaths, EvalConfig
 from img2img.data.batches import Batch, Loader
+from img2img.data.labels import find_palette, given_palette, spread
 from img2img.data.sources import Source, open_configured
 from img2img.data.threads import worker_count
 from img2img.data.worlds import PointLoader, PointSource, find_world
@@ -33,6 +34,7 @@ _log = logging.getLogger("img2img.training")
 
 _PREVIEW_IMAGES = 8  # columns of a sample grid of translations or classes
 _PREVIEW_SAMPLES = 64  # pictures of a grid without rows
+_MAPS_LOOKED_AT = 1000  # in which the colours of classes are looked for
 _PREVIEW_POINTS = 1000  # points of a picture of them
 _SECONDS_BETWEEN_COUNTS = 10.0
 _STARTED = time.monotonic()
@@ -145,7 +147,8 @@ def prepare(config: Config, data: DataPaths, precision: Precision, world: World,
     known_classes = read_info(init).classes if init is not None else ()
     source = _open_data(config, data, known_classes)
     resolution = (1, 1) if isinstance(source, PointSource) else config.data.resolution
-    shape = DataShape(resolution, source.channels, source.classes, members=source.members)
+    palette = _palette(config, source)
+    shape = DataShape(resolution, source.channels, source.classes, members=source.members, palette=palette)
     perceptual = _load_perceptual(config, precision.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
@@ -156,6 +159,8 @@ def prepare(config: Config, data: DataPaths, precision: Precision, world: World,
         for line in (*(f"left out: {fault}" for fault in source.bad), *source.notes):
             _log.warning(line)
         _tell_patches(translator)
+        if palette and not config.data.palette:
+            _log.info(f"colours of the label maps, as data.palette would have them: {','.join(palette)}")
     engine = Engine(translator, translators.make_penalties(config), EngineSettings.of(config), precision, world)
 
     def make_loader(augment: AugmentConfig | None, references: int = 0) -> Loader | PointLoader:
@@ -203,6 +208,16 @@ def _open_data(config: Config, data: DataPaths, known_classes: tuple[str, ...]) 
             "Put several pictures into each class, or train without classes by --images",
         )
     return source
+
+
+def _palette(config: Config, source: Source | PointSource) -> tuple[str, ...]:
+    """The colours of the classes of label maps: those that were given, or found; none where a holds pictures."""
+    if not config.data.labels or isinstance(source, PointSource):
+        return ()
+    if config.data.palette:
+        return given_palette(config.data.palette)
+    chosen = spread(source.count("a"), _MAPS_LOOKED_AT)
+    return find_palette((source.read("a", index) for index in chosen), config.data.labels)
 
 
 def _differences(found: NetworkSpec | None, wanted: NetworkSpec) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from img2img.augmentation import PARTS, parts_named
 from img2img.checkpoint import NetworkSpec
 from img2img.config import Config, LossConfig, NetworkConfig
+from img2img.data.labels import given_palette
 from img2img.errors import Fault, UsageFault, suggestion, unknown_name
 from img2img.growth import GrowthSchedule
 from img2img.losses import ADVERSARIAL, Objective
@@ -62,6 +63,7 @@ def check(config: Config) -> list[Fault]:
     for name, arguments in config.loss.penalties.items():
         faults += _check_choice(f"loss.penalties.{name}", name, arguments, PENALTIES)
     faults += _check_augmentation(config)
+    faults += _check_labels(config, translator)
     faults += _check_networks(config, translator.plan(_example(config, translator)))
     # what cannot work together is told once what each of it is called is right
     faults = faults or [*_misfits(config, translator)]
@@ -77,6 +79,7 @@ def _example(config: Config, translator: type[Translator]) -> DataShape:
         ("first", "second") if translator.source == "classes" else (),
         packing=config.train.packing,
         label_dropout=config.train.label_dropout,
+        palette=tuple(f"#{number:06x}" for number in range(config.data.labels)),
     )
 
 
@@ -469,6 +472,30 @@ def _check_augmentation(config: Config) -> list[Fault]:
     return faults
 
 
+def _check_labels(config: Config, translator: type[Translator]) -> list[Fault]:
+    data = config.data
+    faults: list[Fault] = []
+    if data.labels and translator.source != "pairs":
+        faults.append(UsageFault("data.labels", f"{config.translator} takes no label maps", "Set data.labels=0"))
+    if data.labels and data.channels_of["a"] != 3:
+        faults.append(
+            UsageFault("data.labels", f"are colours, a has {data.channels_of['a']} channels", "Set data.channels=3")
+        )
+    if data.labels and config.augment.zoom != (1.0, 1.0):
+        problem = "interpolates, and between the colours of two classes lies that of a third"
+        faults.append(UsageFault("augment.zoom", problem, "Set augment.zoom=[1, 1]; augment.enlarge=1.2 cuts instead"))
+    if data.palette:
+        try:
+            given = given_palette(data.palette)
+        except UsageFault as fault:
+            faults.append(UsageFault("data.palette", fault.problem, fault.mend))
+        else:
+            if len(given) != data.labels:
+                problem = f"{len(given)} colours are given, data.labels is {data.labels}"
+                faults.append(UsageFault("data.palette", problem, f"Set data.labels={len(given)}"))
+    return faults
+
+
 def _check_networks(config: Config, plans: Mapping[str, NetworkPlan]) -> list[Fault]:
     """Faults of one network of each role, without weights; a role's networks differ in channels at most."""
     faults: list[Fault] = []
@@ -507,6 +534,8 @@ def _check_network(
             faults.append(
                 UsageFault(f"{role}.{key}", "the data decide this", "Remove it; see data.resolution, data.channels")
             )
+        elif key == "palette":
+            faults.append(UsageFault(f"{role}.{key}", "is for label maps of pairs", "Remove it"))
         elif issubclass(registry[name], Growing) and key in GROWN:
             faults.append(UsageFault(f"{role}.{key}", "the images seen decide this", "Remove it; see growth.start"))
         elif key not in own:
@@ -562,7 +591,7 @@ def _fits(network: type[nn.Module], plan: NetworkPlan) -> bool:
     parameters = inspect.signature(network).parameters
     needed = {key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
     # a fully convolutional network may ignore the resolution, and without classes there is nothing to ignore
-    ignorable = {"resolution"} | {key for key in ("num_classes",) if plan.arguments.get(key) == 0}
+    ignorable = {"resolution"} | {key for key in ("num_classes", "palette") if plan.arguments.get(key) in (0, ())}
     takes_images = "in_channels" in parameters
     given_images = "in_channels" in plan.arguments
     offered = set(plan.arguments)

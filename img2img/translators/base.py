@@ -30,6 +30,7 @@ class DataShape:
         members: independent games trained side by side, with stacked weights; 1 but for toy worlds.
         packing: samples that a discriminator judges together (PacGAN).
         label_dropout: share of the images whose class nobody is told.
+        palette: colours of the classes, as "#0000aa", where domain a holds label maps; empty where it holds pictures.
     """
 
     resolution: tuple[int, int]
@@ -38,6 +39,7 @@ class DataShape:
     members: int = 1
     packing: int = 1
     label_dropout: float = 0.0
+    palette: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

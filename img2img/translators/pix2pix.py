@@ -1,14 +1,15 @@
-"""Paired image to image: pix2pix (Isola et al. 2017, arXiv:1611.07004) and pix2pixHD (Wang et al. 2018).
+"""Paired image to image: pix2pix (Isola et al. 2017, arXiv:1611.07004), pix2pixHD and SPADE.
 
-pix2pixHD (arXiv:1711.11585) is the same game with other networks and other terms beside the adversarial one: a
-coarse-to-fine generator, discriminators at several scales (`train.scales`), feature matching in every layer of each of
-them (`loss.feature_matching`) and a perceptual term (`loss.perceptual`) in place of the L1 term.
+pix2pixHD (Wang et al. 2018, arXiv:1711.11585) is the same game with other networks and other terms beside the
+adversarial one: a coarse-to-fine generator, discriminators at several scales (`train.scales`), feature matching in
+every layer of each of them (`loss.feature_matching`) and a perceptual term (`loss.perceptual`) in place of the L1 term.
+SPADE (Park et al. 2019, arXiv:1903.07291) is that with another generator, and label maps for a (`data.labels`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -22,7 +23,8 @@ class Pix2Pix(Translator):
     """A generator a → b against a discriminator that sees b beside the a it belongs to, and distances from that b.
 
     `l1` weighs ‖G(a) − b‖₁, `perceptual` the distance of both in a network that is given. The generator's dropout is
-    keyed by image, so that it is part of the run's exact repetition.
+    keyed by image, so that it is part of the run's exact repetition. Where a holds label maps, the generator makes
+    planes of classes out of them by itself, and the discriminator gets these planes.
     """
 
     source = "pairs"
@@ -36,12 +38,14 @@ class Pix2Pix(Translator):
     @classmethod
     def plan(cls, shape: DataShape) -> dict[str, NetworkPlan]:
         a, b = shape.channels["a"], shape.channels["b"]
+        resolution, planes = shape.resolution, len(shape.palette) or a
         return {
             "generator": NetworkPlan(
-                "generator", {"resolution": shape.resolution, "in_channels": a, "out_channels": b}
+                "generator",
+                {"resolution": resolution, "in_channels": a, "out_channels": b, "palette": shape.palette},
             ),
             "discriminator": NetworkPlan(
-                "discriminator", {"resolution": shape.resolution, "in_channels": b, "condition_channels": a}
+                "discriminator", {"resolution": resolution, "in_channels": b, "condition_channels": planes}
             ),
         }
 
@@ -49,8 +53,22 @@ class Pix2Pix(Translator):
         return {"fake": self.generator(batch["a"], batch.draws("dropout"))}
 
     def views(self, batch: Batch, outputs: Outputs) -> list[View]:
-        a = batch["a"]
-        return [View("discriminator", self.discriminator, batch["b"], outputs["fake"], a, a, aligned=True)]
+        given, labelled = batch["a"], bool(self.shape.palette)
+        if labelled:
+            generator: Any = self.generator
+            given = generator.palette(given)
+        return [
+            View(
+                "discriminator",
+                self.discriminator,
+                batch["b"],
+                outputs["fake"],
+                given,
+                given,
+                aligned=True,
+                condition_is_labels=labelled,
+            )
+        ]
 
     def generator_terms(self, batch: Batch, outputs: Outputs, verdicts: list[Verdict]) -> dict[str, Tensor]:
         terms = super().generator_terms(batch, outputs, verdicts)

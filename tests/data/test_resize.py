@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from img2img.data.resize import fit_to, resize
+from img2img.data.resize import fit_to, resize, take_nearest
 
 
 def ramp(height: int, width: int) -> torch.Tensor:
@@ -69,3 +69,21 @@ def test_crop_takes_the_centre() -> None:
 @given(*[st.integers(1, 70)] * 4)
 def test_any_size_fits(fit: str, height: int, width: int, new_height: int, new_width: int) -> None:
     assert fit_to(ramp(height, width), (new_height, new_width), fit).shape == (3, new_height, new_width)
+
+
+@settings(max_examples=60, deadline=None)
+@given(*[st.integers(1, 40)] * 4)
+def test_the_nearest_pixel_is_the_one_that_the_centre_lies_on(
+    height: int, width: int, new_height: int, new_width: int
+) -> None:
+    taken = take_nearest(ramp(height, width), (new_height, new_width))
+    for axis, (side, new_side) in enumerate(((height, new_height), (width, new_width))):
+        centres = [(2 * place + 1) * side // (2 * new_side) for place in range(new_side)]  # of whole numbers: exact
+        found = taken[0, :, 0] if axis == 0 else taken[1, 0]
+        assert found.tolist() == centres
+    assert (taken[2] == 77).all()
+
+
+def test_nearest_at_the_same_size_changes_nothing_and_floats_stay_floats() -> None:
+    pixels = ramp(5, 7).float() / 3
+    assert torch.equal(take_nearest(pixels, (5, 7)), pixels)

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from img2img import translators
-from img2img.augmentation import diffaugment
+from img2img.augmentation import ada, diffaugment
 from img2img.config import resolve
 from img2img.data.batches import Batch
 from img2img.distributed import World
+from img2img.networks.labels import Palette
 from img2img.penalties import squared_gradient_norm
 from img2img.training.engine import Engine, EngineSettings, Step
 from img2img.training.precision import choose_precision
@@ -28,14 +29,16 @@ SMALL = {
     "discriminator.layers": 1,
     "train.batch": 4,
 }
+SHAPE = DataShape((16, 16), {"a": 3, "b": 3})
 
 
-def make_engine(**sets: Any) -> Engine:
+def make_engine(shape: DataShape = SHAPE, **sets: Any) -> Engine:
     named = {key.replace("__", "."): value for key, value in sets.items()}
-    config = resolve("pix2pixhd-small", None, {**SMALL, **named})
+    values = {key: value for key, value in {**SMALL, **named}.items() if value is not None}
+    config = resolve("pix2pixhd-small", None, values)
     assert translators.check(config) == []
     torch.manual_seed(0)
-    translator, _ = translators.build(config, DataShape((16, 16), {"a": 3, "b": 3}))
+    translator, _ = translators.build(config, shape)
     precision = choose_precision("float64", torch.device("cpu"))
     return Engine(translator, translators.make_penalties(config), EngineSettings.of(config), precision, World())
 
@@ -167,6 +170,51 @@ class TestLayers:
             assert parameter.grad is not None
             assert parameter.grad.abs().sum() > 0
         assert all(parameter.grad is None for parameter in engine.players["discriminator"].parameters)
+
+
+class TestLabels:
+    """Domain a as label maps: planes of classes at the generator's door and beside what discriminators see."""
+
+    COLOURS = ("#000000", "#ff0000", "#00ff00")
+
+    def make_engine(self, **sets: Any) -> Engine:
+        labels = {"data__labels": 3, "data__palette": ",".join(self.COLOURS)}
+        return make_engine(DataShape((16, 16), {"a": 3, "b": 3}, palette=self.COLOURS), **labels, **sets)
+
+    @pytest.mark.parametrize("network", ["coarse_to_fine", "spade"])
+    def test_discriminators_see_shares_of_classes(self, network: str) -> None:
+        sets = {"generator__downsamplings": 2, "generator__width": 2} if network == "spade" else {}
+        drop = dict.fromkeys(("generator__blocks", "generator__local_blocks")) if network == "spade" else {}
+        engine = self.make_engine(generator__name=network, **sets, **drop)
+        step = step_of(engine, "discriminator")
+        planes = Palette(self.COLOURS)(step.batch["a"])
+        for halvings, view in enumerate(step.views):
+            assert view.real_condition is not None
+            assert view.fake_condition is not None
+            torch.testing.assert_close(view.real_condition, F.avg_pool2d(planes, 2**halvings))
+            torch.testing.assert_close(
+                view.real_condition.sum(1), torch.ones(4, 16 >> halvings, 16 >> halvings).double()
+            )
+            assert torch.equal(view.real_condition, view.fake_condition)
+        engine.train_step([[make_batch()]])
+        assert not engine.skipped_steps
+
+    @pytest.mark.parametrize("method", ["diffaugment", "ada"])
+    def test_augmentation_moves_classes_and_does_not_colour_them(self, method: str) -> None:
+        fixed = {"augment__p": 0.9, "augment__target": 0.0, "augment__parts": "blit,colour,noise,filter"}
+        engine = self.make_engine(augment__discriminator=method, train__scales=1, **(fixed if method == "ada" else {}))
+        step = step_of(engine, "discriminator")
+        (view,) = step.views
+        assert view.real_condition is not None
+        assert (view.real_condition * (1 - view.real_condition)).abs().max() < 1e-9  # zero or one
+        planes = Palette(self.COLOURS)(step.batch["a"])
+        own = step.batch.draws("discriminator/augment/discriminator/pair")
+        if method == "ada":
+            moved = ada(planes, own, parts=("blit",), p=0.9)
+        else:
+            moved = diffaugment(planes, own, parts=("translation", "cutout"))
+        torch.testing.assert_close(view.real_condition, moved)
+        assert not torch.equal(view.real_condition, planes)
 
 
 @pytest.mark.parametrize(

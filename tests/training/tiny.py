@@ -68,6 +68,20 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "augment.discriminator": "diffaugment",
         },
     ),
+    # label maps: the colours of the three classes are found in whatever there is
+    "spade": (
+        "spade-small",
+        "pairs",
+        {
+            "data.labels": 3,
+            "generator.width": 2,
+            "generator.hidden": 4,
+            "generator.downsamplings": 2,
+            "generator.norm": "batch",
+            "discriminator.width": 4,
+            "discriminator.layers": 1,
+        },
+    ),
     "cyclegan": (
         "cyclegan-small",
         "unpaired",

@@ -22,9 +22,10 @@ def test_every_recipe_is_right_and_builds(name: str) -> None:
     assert translators.check(config) == []
     kind = TRANSLATORS[config.translator]
     classes = ("cat", "dog", "owl") if kind.source == "classes" else ()
+    palette = tuple(f"#{value:06x}" for value in range(config.data.labels))
     with torch.device("meta"):
         translator, specs = translators.build(
-            config, DataShape(config.data.resolution, {"image": 3, "a": 3, "b": 3}, classes)
+            config, DataShape(config.data.resolution, {"image": 3, "a": 3, "b": 3}, classes, palette=palette)
         )
     assert set(specs) == set(dict(translator.named_children())) - {"objective"}
     assert translator.networks_of("generator")
@@ -90,6 +91,7 @@ def test_every_recipe_is_right_and_builds(name: str) -> None:
             ["projection=patches"],
             "projection: cyclegan has no use for such a network. Set projection=none, or remove the table [projection]",
         ),
+        ("spade-small", ["data.channels=1"], "data.labels: are colours, a has 1 channels. Set data.channels=3"),
         ("cgan", ["discriminator.conditioning=none"], "discriminator.conditioning: 'none' would ignore the 2 classes"),
     ],
 )
@@ -281,6 +283,35 @@ MISFITS = [
         "loss.perceptual=1 data.channels=4",
         "loss.perceptual: looks at grey or RGB, data.channels is 4. Set loss.perceptual=none, or data.channels=3",
     ),
+    (
+        "spade-small",
+        "data.labels=0",
+        "data.labels: network spade makes pictures of label maps, and nothing says that domain a holds any. "
+        "Set data.labels to the number of their colours",
+    ),
+    (
+        "pix2pix",
+        "data.labels=12",
+        "generator.name: network unet does not fit this method. Fitting: coarse_to_fine, spade",
+    ),
+    (
+        "cyclegan",
+        "data.labels=12",
+        "data.labels: cyclegan takes no label maps. Set data.labels=0",
+    ),
+    ("cyclegan", "generator.name=coarse_to_fine generator.palette=#000000", "generator.palette: is for label maps of"),
+    ("spade-small", "generator.palette=#000000", "generator.palette: the data decide this. Remove it"),
+    (
+        "spade-small",
+        "augment.zoom=1,1.2",
+        "augment.zoom: interpolates, and between the colours of two classes lies that of a third. Set augment.zoom=[1",
+    ),
+    (
+        "spade-small",
+        "data.palette=#000000,#ffffff",
+        "data.palette: 2 colours are given, data.labels is 12. Set data.labels=2",
+    ),
+    ("spade-small", "data.palette=#000000,white", "data.palette: 'white' is no colour. Write colours as #0000aa"),
     (
         "cyclegan",
         "loss.perceptual=1",
