@@ -48,6 +48,7 @@ class Preparation:
         fit: "crop" or "stretch", see resize.fit_to.
         channels: 3, or 1 where all are compared in grey.
         max_pixels, allow_truncated: see decode.open_image.
+        labels: they are label maps, whose pixels keep their colours.
     """
 
     resolution: Size | None = None
@@ -55,6 +56,7 @@ class Preparation:
     channels: int = 3
     max_pixels: int = MAX_PIXELS
     allow_truncated: bool = False
+    labels: bool = False
 
     def open(self, file: BinaryIO) -> Picture:
         """A picture within the limits."""
@@ -62,7 +64,7 @@ class Preparation:
 
     def apply(self, pixels: Tensor) -> Tensor:
         """(C, H, W) uint8 at the size that is compared."""
-        return pixels if self.resolution is None else fit_to(pixels, self.resolution, self.fit)
+        return pixels if self.resolution is None else fit_to(pixels, self.resolution, self.fit, nearest=self.labels)
 
     def described(self) -> dict[str, Any]:
         """For a card: what changes pixels."""

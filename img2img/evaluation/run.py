@@ -260,8 +260,10 @@ class _Reading:
             images = self._open(real, "REAL", preparation, part=self.part, classes=by_class)
         inputs = None
         if source is not None:
-            channels = min(3, model.info.channels[direction[0]]) if model is not None and direction else 3
-            taken = dataclasses.replace(preparation, channels=channels)
+            taken = dataclasses.replace(preparation, channels=3)
+            if model is not None and direction is not None:
+                channels, labels = min(3, model.info.channels[direction[0]]), model.takes_labels(direction)
+                taken = dataclasses.replace(preparation, channels=channels, labels=labels)
             inputs = self._open(source, "inputs", taken, limit=self.count)
         made = self._fake(fake, model, direction, inputs, images, preparation)
         if images is not None and not self.any_size:

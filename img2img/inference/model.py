@@ -282,7 +282,7 @@ class Model:
                 values = torch.cat((values, to_float(resize(alpha, working))))
         else:
             pixels = torch.from_numpy(np.ascontiguousarray(picture.as_channels(channels)))
-            change = take_nearest if self._takes_labels(direction) else resize
+            change = take_nearest if self.takes_labels(direction) else resize
             values = change(pixels.permute(2, 0, 1), working)
         # how large things look, relative to training: the geometric mean covers fit "stretch"
         trained = self.info.resolution if self.info.fit == "stretch" else _scaled(size, self._trained_factor(size))
@@ -336,7 +336,7 @@ class Model:
             )
         size = (images.shape[-2], images.shape[-1])
         batch = images.reshape(-1, *images.shape[-3:]).float()
-        change = take_nearest if self._takes_labels(direction) else _resize_float
+        change = take_nearest if self.takes_labels(direction) else _resize_float
         results = self.run_each(change(batch, self.working_size(size, direction, scale)), direction, seed)
         found = [result for result in results if isinstance(result, Tensor)]
         if len(found) < len(results):
@@ -506,7 +506,7 @@ class Model:
         """It was trained with train.label_dropout: its last class stands for any."""
         return bool(getattr(self._networks["generator"], "num_classes", 0) > len(self.info.classes))
 
-    def _takes_labels(self, direction: str) -> bool:
+    def takes_labels(self, direction: str) -> bool:
         """Pictures are label maps, whose colours must not be mixed."""
         return getattr(self._networks[self.info.directions[direction]], "palette", None) is not None
 

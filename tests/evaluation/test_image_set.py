@@ -58,6 +58,14 @@ def test_what_is_compared_changes_the_identity(change: str, folder: Path) -> Non
     assert open_set(folder, preparation).identity != before
 
 
+def test_label_maps_keep_their_colours(folder: Path) -> None:
+    smooth, exact = (pixels_of(open_set(folder, Preparation((13, 17), labels=labels))) for labels in (False, True))
+    original = {tuple(pixel) for pixels in open_set(folder).read(range(5)) for pixel in pixels.flatten(1).T.tolist()}
+    for images, keeps in ((smooth, False), (exact, True)):
+        found = {tuple(pixel) for pixel in images.permute(0, 2, 3, 1).reshape(-1, 3).tolist()}
+        assert (found <= original) == keeps
+
+
 def test_sizes_are_known_before_anything_is_decoded(folder: Path) -> None:
     save(folder / "turned.jpg", 7, (30, 40), exif=_orientation(6))
     images = open_set(folder)
