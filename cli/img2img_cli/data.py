@@ -201,11 +201,13 @@ def pack_command(
       img2img data pack dcgan --images faces --set data.resolution=128 --out faces-128
     """
     from img2img.config import DataPaths, resolve
-    from img2img.errors import Fault, Faults, printable
+    from img2img.errors import Fault, Faults, UsageFault, printable
 
     faults: list[Fault] = []
     try:
         config = resolve(recipe, config_file, sets)
+        if config.data.labels:
+            faults.append(UsageFault("data.labels", "label maps are not packed", "Give their folders to `train`"))
     except Faults as several:
         faults += several.faults
     paths = DataPaths(images=images, classes=classes, a=a, b=b, pairs=pairs)

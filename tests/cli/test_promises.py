@@ -824,6 +824,13 @@ ROWS = [
     # pairs
     *each(PAIR_READERS, "D9 partners missing", "@flat @ten", 2, "2 only in", "data.pairs_policy=intersect"),
     *each(PAIR_READERS, "D9 many partners missing", "@p @q", 2, "and 4 more", "data.pairs_policy=intersect"),
+    Row(
+        "D9 label maps",
+        f"{PACK_PAIRS} --pairs @flat @flat --set data.labels=4",
+        2,
+        "data.labels: label maps are not packed",
+        "Give their folders to `train`",
+    ),
     *each(PAIR_READERS, "D9 sizes differ", "@flat @large", 2, "is 30×20, but", "data.resize_pairs=true"),
     *each(PAIR_READERS, "D9 odd width", "@odd-width", 2, "00.png: width 25 is odd", "Give both halves the same width"),
     *each(PAIR_READERS, "D9 equal stems", "@twins @twin", 2, "has the same name as a.jpg but for the suffix", "rename"),
@@ -1089,6 +1096,10 @@ ROWS = [
                 "=1",
             ),
             (f"{PIX2PIX} --pairs @only-bad", "train.generators=2", "train.generators: is for generators that", "=1"),
+            (f"{PIX2PIX} --pairs @only-bad", "train.scales=3", "train.scales: the last of 3 discriminators", "lower"),
+            (f"{PIX2PIX} --pairs @only-bad", "data.labels=4", "generator.name: network unet does not fit", "spade"),
+            (f"{PIX2PIX} --pairs @only-bad", "data.palette=red", "data.palette: 'red' is no colour", "#0000aa"),
+            (f"{PIX2PIX} --pairs @only-bad", "loss.perceptual=1", "loss.perceptual_network: vgg19", "weights import"),
             (
                 f"{PIX2PIX} --pairs @only-bad",
                 "loss.adversarial=ebgan",
