@@ -65,7 +65,7 @@ class Pix2Pix(Translator):
                 outputs["fake"],
                 given,
                 given,
-                aligned=True,
+                aligned=self.matches_layers,
                 condition_is_labels=labelled,
             )
         ]
