@@ -1,4 +1,4 @@
-"""Resizing of uint8 and uint16 pixels: torch's antialiased bicubic filter, everywhere the same, or the nearest pixel."""
+"""Resizing of uint8 and uint16 pixels: torch's antialiased bicubic filter, or the nearest pixel, everywhere alike."""
 
 from __future__ import annotations
 

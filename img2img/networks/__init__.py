@@ -42,13 +42,13 @@ layers.draw_latents makes z; what else is random in it (noise at each pixel, mix
 without them is left out. A generator with styles also has `w_dim`, `num_styles`, `map(z, labels)` -> w (N, w_dim) and
 `synthesize(w, draws or None)` of w (N, w_dim) or (N, num_styles, w_dim); its forward is the one after the other. An
 image generator is called as `(images, draws or None)`; one that takes label maps has a `palette`, labels.Palette or
-None; one with styles has `style_dim` and is called as `(images, styles (N, style_dim))`; one whose encoder can be looked
-into has `feature_channels`, the channels of each of its feature maps from the images inwards, `encode(images, layers)`
--> the maps of these numbers, and `translate(images, layers, draws or None)` -> its output and the maps it met on the
-way. A mapping network, `(z, labels)`, which says `latent_dim` as well, and a style encoder, `(images, labels)`, give
-styles. A discriminator is called as `(images, condition or None, with_features)`: with_features adds the activations
-before the last layer, (N, F). Its class says by `judges_by` what it answers: "logit", higher for real, (N,) or (N, 1, h,
-w); or "energy", e(x) (N,) ≥ 0, lower for real, where the features are the code. One with a method
+None; one with styles has `style_dim` and is called as `(images, styles (N, style_dim))`; one whose encoder can be
+looked into has `feature_channels`, the channels of each of its feature maps from the images inwards, `encode(images,
+layers)` -> the maps of these numbers, and `translate(images, layers, draws or None)` -> its output and the maps it met
+on the way. A mapping network, `(z, labels)`, which says `latent_dim` as well, and a style encoder, `(images, labels)`,
+give styles. A discriminator is called as `(images, condition or None, with_features)`: with_features adds the
+activations before the last layer, (N, F). Its class says by `judges_by` what it answers: "logit", higher for real, (N,)
+or (N, 1, h, w); or "energy", e(x) (N,) ≥ 0, lower for real, where the features are the code. One with a method
 `judge_by_layers(images, condition)` -> (logits, activations of every layer but the last) can be matched layer by layer.
 What else a method may need has a registry of its own, the role under which ROLES lists it.
 

@@ -13,6 +13,14 @@ class MultiScaleDiscriminator(nn.ModuleList):
     objectives see nothing but single discriminators.
     """
 
+    @property
+    def receptive_field(self) -> int:
+        """Pixels of the whole image along a side that one logit of the first sees; 0 where it does not say.
+
+        Number k sees 2^k times as many.
+        """
+        return getattr(self[0], "receptive_field", 0)
+
 
 def halved(images: Tensor, times: int) -> Tensor:
     """(N, C, H, W) -> (N, C, H / 2^times, W / 2^times), each pixel the mean of those it covers; it divides evenly."""

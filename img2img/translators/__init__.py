@@ -177,10 +177,10 @@ def _misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
     if train.scales > 1 and translator.task != "translate":
         problem = f"is for translations, {config.translator} makes none"
         yield UsageFault("train.scales", problem, "Set train.scales=1")
-    if config.loss.perceptual and config.data.channels == 4:
+    if config.loss.perceptual and config.data.channels_of["b"] == 4:
         yield UsageFault(
             "loss.perceptual",
-            "looks at grey or RGB, data.channels is 4",
+            "looks at grey or RGB, and b has 4 channels",
             "Set loss.perceptual=none, or data.channels=3",
         )
     yield from _class_misfits(config, translator)

@@ -281,7 +281,7 @@ MISFITS = [
     (
         "pix2pix",
         "loss.perceptual=1 data.channels=4",
-        "loss.perceptual: looks at grey or RGB, data.channels is 4. Set loss.perceptual=none, or data.channels=3",
+        "loss.perceptual: looks at grey or RGB, and b has 4 channels. Set loss.perceptual=none, or data.channels=3",
     ),
     (
         "spade-small",
