@@ -33,6 +33,13 @@ from img2img_cli.progress import FolderProgress
     help="trained, native or a factor: the size at which the model sees a picture. The result has the picture's size.",
 )
 @click.option(
+    "--tile",
+    default="auto",
+    show_default=True,
+    metavar="auto|off|PIXELS",
+    help="Work in tiles, without seams: auto does where a picture does not fit into memory.",
+)
+@click.option(
     "--skip-existing", is_flag=True, help="Do only what an earlier run into DST has not done, or what changed."
 )
 @click.option("--format", metavar="FORMAT", help="Write png, jpeg, webp, ...  [default: each picture's own]")
@@ -62,6 +69,7 @@ def command(
     style: str | None,
     reference: Path | None,
     scale: str,
+    tile: str,
     skip_existing: bool,
     format: str | None,
     quality: int,
@@ -96,13 +104,14 @@ def command(
     from img2img.data.decode import MAX_PIXELS
     from img2img.errors import UsageFault
     from img2img.inference.folder import translate_file, translate_folder
-    from img2img.inference.model import Model, parse_scale
+    from img2img.inference.model import Model, parse_scale, parse_tile
 
     _check_colour(background)
     shared: dict[str, Any] = {
         "direction": direction,
         "scale": parse_scale(scale),
         "seed": seed,
+        "tile": parse_tile(tile),
         "format": format,
         "quality": quality,
         "background": background,

@@ -35,10 +35,20 @@ def to_uint16(values: Tensor) -> np.ndarray:
     return _to_integers(values, 32767.5, np.uint16)
 
 
+# Values converted at once: the intermediate copies of a large picture would be many times its own size
+_AT_ONCE = 1 << 22
+
+
 def _to_integers(values: Tensor, scale: float, kind: type[np.unsignedinteger]) -> np.ndarray:
-    if not torch.isfinite(values).all():
-        raise FloatingPointError("the network gave values that are not finite")
-    # float32 does not hold (x + 1) · 32767.5 to half a unit
-    exact = values.double() if scale > 255 else values.float()
-    scaled = ((exact + 1) * scale).round_().clamp_(0, 2 * scale)
-    return np.ascontiguousarray(scaled.permute(1, 2, 0).cpu().numpy().astype(kind))
+    channels, height, width = values.shape
+    pixels = np.empty((height, width, channels), kind)
+    step = max(1, _AT_ONCE // (channels * width))
+    for top in range(0, height, step):
+        rows = values[:, top : top + step]
+        if not torch.isfinite(rows).all():
+            raise FloatingPointError("the network gave values that are not finite")
+        # float32 does not hold (x + 1) · 32767.5 to half a unit
+        exact = rows.double() if scale > 255 else rows.float()
+        scaled = ((exact + 1) * scale).round_().clamp_(0, 2 * scale)
+        pixels[top : top + step] = scaled.permute(1, 2, 0).cpu().numpy()
+    return pixels

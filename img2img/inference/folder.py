@@ -31,7 +31,16 @@ from img2img.data.threads import Pool, Task
 from img2img.errors import Fault, ImageFault, UsageFault
 from img2img.inference.manifest import Entry, Manifest, content_digest, read_entries_of
 from img2img.inference.memory import OutOfMemory
-from img2img.inference.model import LARGEST_USUAL_SCALE, Model, Prepared, Scale, far_from_trained, is_far, too_large
+from img2img.inference.model import (
+    LARGEST_USUAL_SCALE,
+    Model,
+    Prepared,
+    Scale,
+    Tile,
+    far_from_trained,
+    is_far,
+    too_large,
+)
 from img2img.inference.names import output_names
 
 SKIPPED_NAME = "skipped.jsonl"
@@ -100,6 +109,7 @@ class Options:
     direction: str
     scale: Scale
     seed: int
+    tile: Tile
     format: str | None
     quality: int
     background: str
@@ -133,6 +143,7 @@ def translate_folder(
     direction: str | None = None,
     scale: Scale = "auto",
     seed: int = 0,
+    tile: Tile = "auto",
     batch: int | None = None,
     workers: int | None = None,
     skip_existing: bool = False,
@@ -149,7 +160,7 @@ def translate_folder(
     """Translate every picture below the folder `src` (or the one file `src`) into the folder `dst`.
 
     Args:
-        direction, scale, seed: as in Model.translate.
+        direction, scale, seed, tile: as in Model.translate.
         batch: neighbours of equal size that go through the network together; None is 1 on the CPU and 8 on a GPU.
         workers: threads that read, and as many that write; None is one per processor, at most 8.
         skip_existing: leave out pictures whose output is there, made from the same content by the same model and
@@ -173,6 +184,7 @@ def translate_folder(
         model.direction(direction),
         scale,
         seed,
+        tile,
         _known_format(format),
         quality,
         background,
@@ -211,6 +223,7 @@ def translate_file(
     direction: str | None = None,
     scale: Scale = "auto",
     seed: int = 0,
+    tile: Tile = "auto",
     format: str | None = None,
     quality: int = 95,
     background: str = "white",
@@ -240,10 +253,10 @@ def translate_file(
     if is_far(prepared, scale):
         _log.warning("%s", far_from_trained(source, prepared.enlargement))
     before = time.monotonic()
-    (result,) = model.run_each(prepared.values[None], direction, seed)
+    (result,) = model.run_each(prepared.values[None], direction, seed, tile=tile, subjects=[source])
     network_seconds = time.monotonic() - before
     if isinstance(result, OutOfMemory):
-        raise too_large(source, picture)
+        raise too_large(source, picture, result)
     pixels, alpha = model.finish(result, picture, source)
     _save(target, source, pixels, alpha, known, picture.exif, quality, background)
     return Summary(1, seconds=time.monotonic() - started, network_seconds=network_seconds)
@@ -389,7 +402,13 @@ class _Run:
         started = time.monotonic()
         try:
             values = torch.stack([one.values for one in prepared])
-            results = self.model.run_each(values, self.options.direction, self.options.seed)
+            results = self.model.run_each(
+                values,
+                self.options.direction,
+                self.options.seed,
+                tile=self.options.tile,
+                subjects=[item.source for item in group],
+            )
         except RuntimeError as error:
             failure = error
         self.summary.network_seconds += time.monotonic() - started
@@ -400,7 +419,7 @@ class _Run:
             mend = "Try --device cpu or another --scale"
             return [ImageFault(group[0].source, f"the network failed on it ({_first_line(failure)})", mend)]
         return [
-            too_large(item.source, one.picture) if isinstance(result, OutOfMemory) else result
+            too_large(item.source, one.picture, result) if isinstance(result, OutOfMemory) else result
             for item, one, result in zip(group, prepared, results)
         ]
 

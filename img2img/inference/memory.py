@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class OutOfMemory(Exception):
-    """The network would need, or needed, more memory than there is."""
+    """The network would need, or needed, more memory than there is; the message says why tiles are no way out."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

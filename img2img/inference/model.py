@@ -11,6 +11,7 @@ import copy
 import difflib
 import hashlib
 import io
+import itertools
 import logging
 import math
 import os
@@ -33,6 +34,8 @@ from img2img.draws import Draws
 from img2img.errors import Fault, ImageFault, UsageFault
 from img2img.inference.latents import AT_ONCE, Centre, LatentSpace
 from img2img.inference.memory import OutOfMemory, activation_bytes, available_bytes, is_out_of_memory
+from img2img.inference.regions import CannotTile
+from img2img.inference.tiles import SMALLEST_TILE, TILE_BYTES, TiledRun
 from img2img.inference.styling import StyledGenerator, class_by_folder, is_sound, read_reference
 from img2img.networks.growing import Growing
 from img2img.networks.layers import draw_latents
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from img2img.inference.projection import Projection
 
 Scale = Literal["auto", "trained", "native"] | float
+Tile = Literal["auto", "off"] | int
 Label = str | int
 Translatable = TypeVar("Translatable", bound="Image.Image | np.ndarray | Tensor")
 
@@ -138,6 +142,7 @@ class Model:
         seed: int = 0,
         style: Label | None = None,
         reference: Image.Image | str | os.PathLike[str] | None = None,
+        tile: Tile = "auto",
     ) -> Translatable | Image.Image:
         """Translate one picture; the result has its size.
 
@@ -149,6 +154,9 @@ class Model:
             scale: the scale the network works at, see `working_size`.
             seed: of the noise of models with dropout at test time, and of styles that no reference gives.
             style, reference: as in `with_style`, for models that translate into classes.
+            tile: "auto" works in tiles where the whole picture does not fit into memory, "off" never does, and a number
+                does where the network sees more pixels a side than that, in tiles of that side. Tiles give the picture
+                of the whole run up to rounding.
 
         Raises:
             UsageFault: the model does not translate, or not in this direction or style.
@@ -156,10 +164,10 @@ class Model:
         """
         if style is not None or reference is not None:
             styled = self.with_style(style, reference=reference, seed=seed)
-            return styled.translate(image, direction=direction, scale=scale, seed=seed)
+            return styled.translate(image, direction=direction, scale=scale, seed=seed, tile=tile)
         direction = self.direction(direction)
         if isinstance(image, Tensor):
-            return self._translate_tensor(image, direction, scale, seed)  # type: ignore[return-value]
+            return self._translate_tensor(image, direction, scale, seed, tile)  # type: ignore[return-value]
         subject: object = "picture"
         if isinstance(image, np.ndarray):
             picture = _picture_from_array(image)
@@ -170,9 +178,9 @@ class Model:
         prepared = self.prepare(picture, direction, scale)
         if is_far(prepared, scale):
             _log.warning("%s", far_from_trained(subject, prepared.enlargement))
-        (result,) = self.run_each(prepared.values[None], direction, seed)
+        (result,) = self.run_each(prepared.values[None], direction, seed, tile=tile, subjects=[subject])
         if isinstance(result, OutOfMemory):
-            raise too_large(subject, picture)
+            raise too_large(subject, picture, result)
         pixels, alpha = self.finish(result, picture, subject)
         if isinstance(image, np.ndarray):
             return _array_like(image, pixels, alpha)  # type: ignore[return-value]
@@ -289,22 +297,44 @@ class Model:
         enlargement = math.sqrt(working[0] * working[1] / (trained[0] * trained[1]))
         return Prepared(picture, values, enlargement)
 
-    def run_each(self, values: Tensor, direction: str, seed: int = 0) -> list[Tensor | OutOfMemory]:
+    def run_each(
+        self,
+        values: Tensor,
+        direction: str,
+        seed: int = 0,
+        *,
+        tile: Tile = "auto",
+        subjects: Sequence[object] = (),
+    ) -> list[Tensor | OutOfMemory]:
         """The network on (N, C, h, w), uint8 or float in [-1, 1]; each result is (C', h, w) float32 on the CPU.
 
-        A batch that does not fit into memory is halved, down to single pictures; one that does not fit alone gives
-        OutOfMemory in its place. A picture's result does not depend on the others in the batch.
+        A batch that does not fit into memory is halved, down to single pictures; one that does not fit alone is done in
+        tiles, and OutOfMemory is in its place where that cannot be, or `tile` is "off". A picture's result does not
+        depend on the others in the batch.
+
+        Args:
+            tile: as in `translate`.
+            subjects: the pictures' names, for the log.
         """
+        if isinstance(tile, int) and max(values.shape[-2:]) > tile:
+            return [
+                self._run_in_tiles(one[None], direction, seed, tile, subject)
+                for one, subject in itertools.zip_longest(values, subjects)
+            ]
         try:
             if len(values) > 1 and values.numel() >= self._fatal_values:
                 raise OutOfMemory
             return list(self._run(values, direction, seed))
         except OutOfMemory as error:
-            if len(values) == 1:
+            if len(values) == 1 and tile == "off":
                 return [error]
-            self._fatal_values = min(self._fatal_values, values.numel())
+            if len(values) > 1:
+                self._fatal_values = min(self._fatal_values, values.numel())
+        if len(values) == 1:
+            return [self._run_in_tiles(values, direction, seed, None, *subjects)]
         half = len(values) // 2
-        return self.run_each(values[:half], direction, seed) + self.run_each(values[half:], direction, seed)
+        first = self.run_each(values[:half], direction, seed, tile=tile, subjects=subjects[:half])
+        return first + self.run_each(values[half:], direction, seed, tile=tile, subjects=subjects[half:])
 
     def finish(self, values: Tensor, picture: Picture, subject: object) -> tuple[np.ndarray, np.ndarray | None]:
         """The network's output (C', h, w) to pixels (H, W, C') at the picture's own size, and its opacity.
@@ -326,7 +356,7 @@ class Model:
             return pixels[..., :3], pixels[..., 3]
         return pixels, picture.alpha
 
-    def _translate_tensor(self, images: Tensor, direction: str, scale: Scale, seed: int) -> Tensor:
+    def _translate_tensor(self, images: Tensor, direction: str, scale: Scale, seed: int, tile: Tile) -> Tensor:
         channels = self.info.channels[direction[0]]
         if images.ndim not in (3, 4) or images.shape[-3] != channels or not images.is_floating_point():
             raise UsageFault(
@@ -337,7 +367,8 @@ class Model:
         size = (images.shape[-2], images.shape[-1])
         batch = images.reshape(-1, *images.shape[-3:]).float()
         change = take_nearest if self.takes_labels(direction) else _resize_float
-        results = self.run_each(change(batch, self.working_size(size, direction, scale)), direction, seed)
+        working = change(batch, self.working_size(size, direction, scale))
+        results = self.run_each(working, direction, seed, tile=tile)
         found = [result for result in results if isinstance(result, Tensor)]
         if len(found) < len(results):
             raise Fault("image", f"{size[1]} × {size[0]} pixels need more memory than there is", _SCALE_MEND)
@@ -345,20 +376,10 @@ class Model:
         return translated if images.ndim == 4 else translated[0]
 
     def _run(self, values: Tensor, direction: str, seed: int) -> Tensor:
-        network = self._networks[self.info.directions[direction]]
-        height, width = values.shape[-2:]
-        stride, smallest = int(getattr(network, "stride", 1)), int(getattr(network, "min_size", 1))
         try:
-            images = values.to(self.device)
-            images, top, left = pad_to(to_float(images) if images.dtype == torch.uint8 else images, stride, smallest)
-            self._ask_for_memory(network, images, direction)
-            draws = None
-            if getattr(network, "dropout_at_test", False):
-                # number 0 for every picture: its result depends on the picture and the seed alone
-                draws = Draws(seed, "dropout", torch.zeros(len(images), dtype=torch.int64, device=self.device))
-            with torch.inference_mode(), self._autocast():
-                output = network(images, draws)
-            return output[..., top : top + height, left : left + width].float().cpu()
+            self._ask_for_memory(values, direction)
+            with torch.inference_mode():
+                return self._apply(values.to(self.device), direction, seed).cpu()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -366,11 +387,71 @@ class Model:
             torch.cuda.empty_cache()
         raise OutOfMemory
 
-    def _ask_for_memory(self, network: nn.Module, images: Tensor, direction: str) -> None:
-        if images.numel() < _VALUES_WORTH_ASKING or (available := available_bytes(self.device)) is None:
+    def _run_in_tiles(
+        self, values: Tensor, direction: str, seed: int, side: int | None, subject: object = None
+    ) -> Tensor | OutOfMemory:
+        """`_run` of one picture (1, C, h, w), by tiles; its result (C', h, w), or why there is none."""
+        height, width = values.shape[-2:]
+        result_bytes = 4 * self.info.channels[direction[-1]] * height * width
+        try:
+            run = TiledRun(
+                lambda images: self._apply(images, direction, seed),
+                values,
+                self.device,
+                side=side,
+                tile_bytes=self._bytes_for_tiles(result_bytes),
+            )
+            plan = run.plan
+            _log.info(
+                "note: %s: %d × %d pixels %s, in tiles of %d × %d: the same picture up to rounding, in %d passes and "
+                "with %.1f GB of temporary files",
+                subject or "picture",
+                width,
+                height,
+                "do not fit into memory at once" if side is None else "are translated",
+                *reversed(plan.tile),
+                plan.num_sweeps,
+                plan.disk_bytes / 1e9,
+            )
+            return run.run()[0]
+        except CannotTile as error:
+            return OutOfMemory(str(error))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return OutOfMemory("its tiles do not fit either")
+
+    def _bytes_for_tiles(self, result_bytes: int) -> int:
+        if self.device.type == "cuda":
+            return min(TILE_BYTES, torch.cuda.mem_get_info(self.device)[0] // 2)
+        available = available_bytes(self.device)
+        return TILE_BYTES if available is None else min(TILE_BYTES, (available - result_bytes) // 2)
+
+    def _apply(self, values: Tensor, direction: str, seed: int) -> Tensor:
+        """The network on (N, C, h, w), uint8 or float in [-1, 1], on its device: (N, C', h, w) float32."""
+        network = self._networks[self.info.directions[direction]]
+        height, width = values.shape[-2:]
+        images = to_float(values) if values.dtype == torch.uint8 else values
+        images, top, left = pad_to(images, *_stride_and_least(network))
+        draws = None
+        if getattr(network, "dropout_at_test", False):
+            # number 0 for every picture: its result depends on the picture and the seed alone
+            draws = Draws(seed, "dropout", torch.zeros(len(images), dtype=torch.int64, device=self.device))
+        with self._autocast():
+            output = network(images, draws)
+        return output[..., top : top + height, left : left + width].float()
+
+    def _ask_for_memory(self, values: Tensor, direction: str) -> None:
+        if values.numel() < _VALUES_WORTH_ASKING or (available := available_bytes(self.device)) is None:
             return
-        key = (direction, tuple(images.shape))
+        key = (direction, tuple(values.shape))
         if key not in self._bytes_needed:
+            network = self._networks[self.info.directions[direction]]
+            images, _top, _left = pad_to(
+                torch.empty(values.shape, dtype=torch.float32, device="meta"), *_stride_and_least(network)
+            )
             self._bytes_needed[key] = activation_bytes(network, images)
         if self._bytes_needed[key] > available:
             raise OutOfMemory
@@ -530,9 +611,12 @@ class Model:
 _SCALE_MEND = "Use --scale trained, or a factor such as --scale 0.5"
 
 
-def too_large(subject: object, picture: Picture) -> ImageFault:
+def too_large(subject: object, picture: Picture, error: OutOfMemory) -> ImageFault:
     """The fault of a picture whose translation does not fit into memory, alone in its batch."""
-    return ImageFault(subject, f"{picture.width} × {picture.height} pixels need more memory than there is", _SCALE_MEND)
+    why_no_tiles = f", and it cannot be done in tiles: {error}" if str(error) else ""
+    return ImageFault(
+        subject, f"{picture.width} × {picture.height} pixels need more memory than there is{why_no_tiles}", _SCALE_MEND
+    )
 
 
 def is_far(prepared: Prepared, scale: Scale) -> bool:
@@ -597,6 +681,27 @@ def parse_scale(text: str) -> Scale:
     if not 0 < factor < math.inf:
         raise UsageFault("--scale", f"{text!r} is no scale", "Use auto, trained, native or a factor such as 0.5")
     return factor
+
+
+def parse_tile(text: str) -> Tile:
+    """`--tile`: auto, off or a number of pixels.
+
+    Raises:
+        UsageFault: anything else.
+    """
+    named: dict[str, Tile] = {"auto": "auto", "off": "off"}
+    if text in named:
+        return named[text]
+    if not text.isascii() or not text.isdecimal() or int(text) < SMALLEST_TILE:
+        raise UsageFault(
+            "--tile", f"{text!r} is no size of tiles", f"Use auto, off or a number of pixels from {SMALLEST_TILE} on"
+        )
+    return int(text)
+
+
+def _stride_and_least(network: nn.Module) -> tuple[int, int]:
+    """What the sides of its pictures are multiples of, and at least."""
+    return int(getattr(network, "stride", 1)), int(getattr(network, "min_size", 1))
 
 
 def pad_to(images: Tensor, stride: int, smallest: int) -> tuple[Tensor, int, int]:
