@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -21,10 +22,14 @@ class World:
         self.rank = int(os.environ.get("RANK", "0"))
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
 
-    def join(self, device: torch.device) -> None:
-        """Meet the other processes: NCCL between GPUs, gloo otherwise."""
+    def join(self, device: torch.device, patience: timedelta | None = None) -> None:
+        """Meet the other processes: NCCL between GPUs, gloo otherwise.
+
+        Args:
+            patience: how long they may let each other wait; None is torch's default, some minutes.
+        """
         if self.size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
 
     def leave(self) -> None:
         """Part in good order."""
@@ -64,6 +69,12 @@ class World:
         parts = [torch.empty_like(images) for _ in range(self.size)]
         dist.all_gather(parts, images.contiguous())
         return torch.cat(parts)
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of `values` over the ranks."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
 
     def average(self, values: Tensor) -> Tensor:
         """The mean of `values` over the ranks."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
 from img2img_cli.options import device_option, json_option, print_json
 from img2img_cli.progress import FolderProgress
+
+_LARGEST_INPUT = 1 << 30  # bytes from standard input
 
 
 @click.command(
@@ -47,6 +51,12 @@ from img2img_cli.progress import FolderProgress
 @click.option(
     "--background", default="white", show_default=True, help="Colour behind transparency where DST cannot keep it."
 )
+@click.option("--side-by-side", is_flag=True, help="Write each picture with its translation to the right of it.")
+@click.option(
+    "--shard",
+    metavar="N/COUNT",
+    help="Do the N-th part of a folder, for COUNT runs on one or several machines. torchrun shares by itself.",
+)
 @click.option("--strict", is_flag=True, help="Stop at the first picture that cannot be used.")
 @click.option("--in-place", is_flag=True, help="Allow DST to be SRC: the pictures are replaced.")
 @click.option("--follow-links", is_flag=True, help="Enter links to folders.")
@@ -74,6 +84,8 @@ def command(
     format: str | None,
     quality: int,
     background: str,
+    side_by_side: bool,
+    shard: str | None,
     strict: bool,
     in_place: bool,
     follow_links: bool,
@@ -90,7 +102,8 @@ def command(
 
     MODEL is a file or the name of a model that ships with img2img. A folder comes out as the same tree with the same
     names, formats and picture sizes. A picture that cannot be used is named, left out and listed in DST/skipped.jsonl;
-    the exit code is then 3. A run that was interrupted goes on with --skip-existing.
+    the exit code is then 3. A run that was interrupted goes on with --skip-existing. "-" is one picture from standard
+    input or to standard output.
 
     \b
     Examples:
@@ -100,13 +113,24 @@ def command(
       img2img translate model.safetensors photo.jpg drawing.png --scale trained
       img2img translate animals.safetensors cats dogs --style dog --seed 3
       img2img translate animals.safetensors cats like-rex --style dog --reference rex.jpg
+      img2img translate model.safetensors photos out --shard 1/2
+      torchrun --nproc-per-node 4 --module img2img_cli translate model.safetensors photos out
+      cat photo.jpg | img2img translate model.safetensors - - --format png > drawing.png
     """
+    from datetime import timedelta
+
+    import torch
+
     from img2img.data.decode import MAX_PIXELS
+    from img2img.distributed import World
     from img2img.errors import UsageFault
-    from img2img.inference.folder import translate_file, translate_folder
+    from img2img.inference import folder
     from img2img.inference.model import Model, parse_scale, parse_tile
 
     _check_colour(background)
+    world = World()
+    shares = shard is None and world.size > 1
+    part = folder.parse_shard(shard) if shard is not None else (world.rank + 1, world.size)
     shared: dict[str, Any] = {
         "direction": direction,
         "scale": parse_scale(scale),
@@ -115,20 +139,29 @@ def command(
         "format": format,
         "quality": quality,
         "background": background,
+        "side_by_side": side_by_side,
         "in_place": in_place,
         "max_pixels": max_pixels or MAX_PIXELS,
         "allow_truncated": allow_truncated,
     }
+    single = _names_a_file(src, dst)
+    if single and skip_existing:
+        raise UsageFault("--skip-existing", "is for folders, and DST is a file", "Leave it out")
+    if single and (shard is not None or shares):
+        subject = "torchrun" if shares else "--shard"
+        raise UsageFault(subject, "is for folders, and DST is a file", "Leave it out")
+    source, target = _streams(src, dst, as_json=as_json)
     loaded = Model.load(model, device, precision)
     if style is not None or reference is not None:
         loaded = loaded.with_style(style, reference=reference, seed=seed)
-    if _names_a_file(src, dst):
-        if skip_existing:
-            raise UsageFault("--skip-existing", "is for folders, and DST is a file", "Leave it out")
-        summary = translate_file(loaded, src, dst, **shared)
+    if single:
+        summary = folder.translate_file(loaded, source, target, **shared)
     else:
+        if shares:
+            # on the CPU, over which only counts go; some processes end long before others
+            world.join(torch.device("cpu"), timedelta(days=365))
         with FolderProgress() as bar:
-            summary = translate_folder(
+            summary = folder.translate_folder(
                 loaded,
                 src,
                 dst,
@@ -136,24 +169,65 @@ def command(
                 workers=workers,
                 skip_existing=skip_existing,
                 strict=strict,
+                shard=part,
                 follow_links=follow_links,
-                progress=bar,
+                progress=bar if world.is_first or not shares else None,
                 **shared,
             )
+        if shares:
+            summary = folder.total(summary, dst, world)
+            world.leave()
+            if not world.is_first:
+                return summary.exit_code
     if as_json:
         print_json({**summary.as_dict(), "exit_code": summary.exit_code})
     else:
         if summary.translated > 1:
             share = summary.network_seconds / summary.seconds
             click.echo(f"{summary.images_per_second:.2f} images/s, the network took {share:.0%} of the time")
-        click.echo(summary.line())
+        click.echo(summary.line(), err=_is_dash(dst))
     return summary.exit_code
 
 
-def _names_a_file(src: Path, dst: Path) -> bool:
-    """Whether DST is a picture's name: not a folder, SRC no folder, and with a picture's suffix."""
-    from img2img.data.decode import SUFFIXES
+def _is_dash(path: Path) -> bool:
+    return str(path) == "-"
 
+
+def _streams(src: Path, dst: Path, *, as_json: bool) -> tuple[Path | BinaryIO, Path | BinaryIO]:
+    """Standard input and output where the names are "-"; a picture must be seekable, so input is read whole."""
+    from img2img.errors import UsageFault
+
+    source: Path | BinaryIO = src
+    target: Path | BinaryIO = dst
+    if _is_dash(dst):
+        if as_json:
+            raise UsageFault("--json", "has no place where standard output is the picture", "Give DST a name")
+        if sys.stdout.isatty():
+            raise UsageFault("-", "standard output is a terminal, not a file", "Send it on with > or |")
+        target = sys.stdout.buffer
+    if _is_dash(src):
+        data = sys.stdin.buffer.read(_LARGEST_INPUT + 1)
+        if len(data) > _LARGEST_INPUT:
+            raise UsageFault("standard input", f"is over {_LARGEST_INPUT >> 20} MiB", "Give a file")
+        source = io.BytesIO(data)
+        source.name = "standard input"
+    return source, target
+
+
+def _names_a_file(src: Path, dst: Path) -> bool:
+    """Whether DST is a picture's name: not a folder, SRC no folder, and with a picture's suffix. "-" is one, too.
+
+    Raises:
+        UsageFault: one is "-" and the other is a folder.
+    """
+    from img2img.data.decode import SUFFIXES
+    from img2img.errors import UsageFault
+
+    if _is_dash(src) or _is_dash(dst):
+        for path in (src, dst):
+            if path.is_dir() or (path == dst and not _is_dash(dst) and dst.suffix.lower() not in SUFFIXES):
+                raise UsageFault(path, "- stands for one picture, and this for a folder", "Name a picture, or use -")
+        return True
     return not src.is_dir() and not dst.is_dir() and dst.suffix.lower() in SUFFIXES
 
 

@@ -53,16 +53,39 @@ def save_image(
     name = format_of(path) if format is None else format.upper()
     if name not in WRITABLE:
         raise UsageFault(path, f"pictures are not written as {name}", f"Choose one of {', '.join(WRITABLE)}")
+    encoded = encode_image(
+        pixels,
+        name,
+        alpha=alpha,
+        exif=exif,
+        quality=quality,
+        compress_type=compress_type,
+        background=background,
+    )
+    write_bytes(path, encoded, sync=False)
+
+
+def encode_image(
+    pixels: np.ndarray,
+    format: str,
+    *,
+    alpha: np.ndarray | None = None,
+    exif: bytes | None = None,
+    quality: int = 95,
+    compress_type: int = 3,
+    background: str = "white",
+) -> memoryview:
+    """What save_image writes; `format` is one of WRITABLE."""
     if pixels.shape[2] == 4:
         pixels, alpha = pixels[..., :3], pixels[..., 3]
-    if alpha is not None and name not in KEEPS_ALPHA:
+    if alpha is not None and format not in KEEPS_ALPHA:
         pixels, alpha = composite(reduce_to_8_bits(pixels), alpha, ImageColor.getrgb(background)[:3]), None
-    options: dict[str, Any] = {"exif": exif} if exif and name in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") else {}
-    image = _to_pillow(pixels, alpha, name)
-    options |= _srgb_tag(image.mode, name) | _quality_options(name, quality, compress_type)
+    options: dict[str, Any] = {"exif": exif} if exif and format in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") else {}
+    image = _to_pillow(pixels, alpha, format)
+    options |= _srgb_tag(image.mode, format) | _quality_options(format, quality, compress_type)
     encoded = io.BytesIO()
-    image.save(encoded, format=name, **options)
-    write_bytes(path, encoded.getbuffer(), sync=False)
+    image.save(encoded, format=format, **options)
+    return encoded.getbuffer()
 
 
 # Suffixes of files that show a sequence of frames; other formats, and .png, show one

@@ -11,25 +11,28 @@ import hashlib
 import json
 import logging
 import os
+import re
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from img2img.atomic import remove_leftovers, temporary_beside, write_bytes, write_fault
-from img2img.data.decode import FORMATS, MAX_PIXELS, open_image
-from img2img.data.encode import WRITABLE, format_of, save_image
+from img2img.atomic import remove_leftovers, temporary_beside, write_bytes, write_fault, write_new
+from img2img.data.decode import FORMATS, MAX_PIXELS, Picture, open_image, reduce_to_8_bits
+from img2img.data.encode import WRITABLE, encode_image, format_of
 from img2img.data.files import list_images, no_images
 from img2img.data.threads import Pool, Task
+from img2img.distributed import World
 from img2img.errors import Fault, ImageFault, UsageFault
-from img2img.inference.manifest import Entry, Manifest, content_digest, read_entries_of
+from img2img.inference.manifest import WHOLE, Entry, Manifest, Shard, content_digest, part_name, read_entries_of
 from img2img.inference.memory import OutOfMemory
 from img2img.inference.model import (
     LARGEST_USUAL_SCALE,
@@ -41,7 +44,7 @@ from img2img.inference.model import (
     is_far,
     too_large,
 )
-from img2img.inference.names import output_names
+from img2img.inference.names import SUBSTITUTE, output_names
 
 SKIPPED_NAME = "skipped.jsonl"
 _SUFFIXES = frozenset(suffix for name in WRITABLE for suffix in FORMATS[name])
@@ -51,6 +54,8 @@ _NUM_REMARKS = 20  # about pictures that were used all the same; the rest is onl
 _PATIENCE = 600.0
 # On a GPU single pictures leave most of it idle; on the CPU batches gain nothing.
 _BATCH = {"cuda": 8}
+# Batches of one size are made of so many batches' pictures that follow each other: upright and lying photos alternate.
+_WINDOW = 4
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Summary:
     Attributes:
         translated, existing: pictures translated now, and found done already.
         skipped: pictures left out.
+        shard: which part of the pictures this run was for.
         seconds: wall-clock time of the whole run.
         network_seconds: the part of it in which the network ran.
     """
@@ -76,6 +82,7 @@ class Summary:
     translated: int = 0
     existing: int = 0
     skipped: list[Skip] = field(default_factory=list)
+    shard: Shard = WHOLE
     seconds: float = 0.0
     network_seconds: float = 0.0
 
@@ -85,10 +92,10 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 where something was skipped, or 2 where nothing but bad files was there."""
+        """0, or 3 where something was skipped, or 2 where nothing but bad files was there at all."""
         if not self.skipped:
             return 0
-        return 3 if self.translated or self.existing else 2
+        return 3 if self.translated or self.existing or self.shard != WHOLE else 2
 
     def as_dict(self) -> dict[str, object]:
         return {**asdict(self), "images_per_second": self.images_per_second}
@@ -113,6 +120,7 @@ class Options:
     format: str | None
     quality: int
     background: str
+    side_by_side: bool
     max_pixels: int
     allow_truncated: bool
     in_place: bool
@@ -150,6 +158,8 @@ def translate_folder(
     format: str | None = None,
     quality: int = 95,
     background: str = "white",
+    side_by_side: bool = False,
+    shard: Shard = WHOLE,
     strict: bool = False,
     in_place: bool = False,
     follow_links: bool = False,
@@ -161,13 +171,17 @@ def translate_folder(
 
     Args:
         direction, scale, seed, tile: as in Model.translate.
-        batch: neighbours of equal size that go through the network together; None is 1 on the CPU and 8 on a GPU.
+        batch: pictures of equal size, near each other in order, that go through the network together; None is 1 on
+            the CPU and 8 on a GPU.
         workers: threads that read, and as many that write; None is one per processor, at most 8.
         skip_existing: leave out pictures whose output is there, made from the same content by the same model and
             options, and intact; everything else is made anew.
         format: Pillow's name of the format to write; None keeps each picture's.
         quality: 1…100 of JPEG, WebP and AVIF.
         background: colour behind transparent pixels where the written format keeps no opacity.
+        side_by_side: write the picture and, to the right of it, its translation.
+        shard: (number, count): only every count-th picture, from the number-th on, so that `count` runs, at once or
+            not, do them all. They know each other's outputs and list what they skip in one file.
         strict: raise at the first picture that cannot be used.
         in_place: allow `dst` to be `src`. A picture that is this model's output already is then left alone.
         follow_links: enter links to folders.
@@ -188,6 +202,7 @@ def translate_folder(
         _known_format(format),
         quality,
         background,
+        side_by_side,
         max_pixels,
         allow_truncated,
         in_place,
@@ -204,12 +219,11 @@ def translate_folder(
     items = _plan(root, sources, target, options)
     if not in_place:
         _refuse_overlap(items, root, target)
-    with _open_manifest(target, options.skip_existing) as manifest:
-        if manifest.is_alone():
-            remove_leftovers({item.target.parent for item in items})
-        run = _Run(model, manifest, options, target / SKIPPED_NAME, strict=strict, progress=progress)
+    with _open_manifest(target, options.skip_existing, shard) as manifest:
+        manifest.join(lambda: remove_leftovers({item.target.parent for item in items}))
+        run = _Run(model, manifest, options, SkipList(target, shard), shard, strict=strict, progress=progress)
         return run.run(
-            items,
+            items[shard[0] - 1 :: shard[1]],
             batch=batch or _BATCH.get(model.device.type, 1),
             workers=workers or min(8, os.cpu_count() or 1),
         )
@@ -217,8 +231,8 @@ def translate_folder(
 
 def translate_file(
     model: Model,
-    src: str | os.PathLike[str],
-    dst: str | os.PathLike[str],
+    src: str | os.PathLike[str] | BinaryIO,
+    dst: str | os.PathLike[str] | BinaryIO,
     *,
     direction: str | None = None,
     scale: Scale = "auto",
@@ -227,39 +241,103 @@ def translate_file(
     format: str | None = None,
     quality: int = 95,
     background: str = "white",
+    side_by_side: bool = False,
     in_place: bool = False,
     max_pixels: int = MAX_PIXELS,
     allow_truncated: bool = False,
 ) -> Summary:
     """Translate one picture into the file `dst`, whose suffix names the format unless `format` does.
 
+    Either may be a binary stream, `src` a seekable one. Into a stream the picture's own format is written, or JPEG
+    where that can only be read.
+
     Raises:
         UsageFault: `dst` is `src` without `in_place`, or its format is unknown.
         Fault: the picture cannot be used or `dst` cannot be written.
     """
     started = time.monotonic()
-    source, target = Path(src), Path(dst)
     direction = model.direction(direction)
-    known = _known_format(format) or format_of(target)
-    if _same(source, target) and not in_place:
-        raise UsageFault(target, "is the picture itself", "Give another name, or --in-place to replace it")
-    if not source.exists():
-        raise UsageFault(source, "no such file", "Check the path")
-    require_folder(target.parent)
-    picture = open_image(source, max_pixels=max_pixels, allow_truncated=allow_truncated)
+    known = _known_format(format)
+    if isinstance(dst, str | os.PathLike):
+        known = known or format_of(dst)
+        if isinstance(src, str | os.PathLike) and _same(Path(src), Path(dst)) and not in_place:
+            raise UsageFault(dst, "is the picture itself", "Give another name, or --in-place to replace it")
+    if isinstance(src, str | os.PathLike) and not os.path.exists(src):
+        raise UsageFault(src, "no such file", "Check the path")
+    if isinstance(dst, str | os.PathLike):
+        require_folder(Path(dst).parent)
+    subject = src if isinstance(src, str | os.PathLike) else getattr(src, "name", "picture")
+    picture = open_image(src, max_pixels=max_pixels, allow_truncated=allow_truncated)
     prepared = model.prepare(picture, direction, scale)
     for remark in picture.notes:
-        _log.info("note: %s: %s", source, remark)
+        _log.info("note: %s: %s", subject, remark)
     if is_far(prepared, scale):
-        _log.warning("%s", far_from_trained(source, prepared.enlargement))
+        _log.warning("%s", far_from_trained(subject, prepared.enlargement))
     before = time.monotonic()
-    (result,) = model.run_each(prepared.values[None], direction, seed, tile=tile, subjects=[source])
+    (result,) = model.run_each(prepared.values[None], direction, seed, tile=tile, subjects=[subject])
     network_seconds = time.monotonic() - before
     if isinstance(result, OutOfMemory):
-        raise too_large(source, picture, result)
-    pixels, alpha = model.finish(result, picture, source)
-    _save(target, source, pixels, alpha, known, picture.exif, quality, background)
+        raise too_large(subject, picture, result)
+    pixels, alpha = model.finish(result, picture, subject)
+    if side_by_side:
+        pixels, alpha = beside(picture, pixels, alpha)
+    known = known or (picture.format if picture.format in WRITABLE else SUBSTITUTE)
+    encoded = _encode(subject, pixels, alpha, known, picture.exif, quality, background)
+    if isinstance(dst, str | os.PathLike):
+        write_bytes(dst, encoded, sync=False)
+    else:
+        dst.write(encoded)
+        dst.flush()
     return Summary(1, seconds=time.monotonic() - started, network_seconds=network_seconds)
+
+
+class SkipList:
+    """`skipped.jsonl` of an output folder, written as it happens, for a run that is killed.
+
+    A shard writes its part beside it; whichever ends puts the parts together. Two that end at once both look again
+    after writing, so that the later one has seen all.
+    """
+
+    def __init__(self, folder: Path, shard: Shard) -> None:
+        self._path = folder / SKIPPED_NAME
+        self._shard = shard
+        self._part = self._path if shard == WHOLE else folder / part_name(f".img2img-{SKIPPED_NAME}", shard)
+        self._begun = False
+
+    def add(self, skip: Skip) -> None:
+        try:
+            with open(self._part, "a" if self._begun else "w", encoding="utf-8") as file:
+                file.write(_json_line(skip))
+        except OSError as error:
+            raise write_fault(self._part, error) from error
+        self._begun = True
+
+    def close(self, skips: Sequence[Skip]) -> None:
+        """Write all skips of this run in their order; a list of an earlier run vanishes."""
+        self._replace(self._part, [_json_line(skip) for skip in skips], keep=self._shard != WHOLE)
+        if self._shard == WHOLE:
+            for path in self._parts("*"):
+                path.unlink(missing_ok=True)
+            return
+        known: list[str] | None = None
+        while (found := self._lines_of_parts()) != known:
+            self._replace(self._path, found)
+            known = found
+
+    def _lines_of_parts(self) -> list[str]:
+        lines = {line for path in self._parts(str(self._shard[1])) for line in path.read_text("utf-8").splitlines(True)}
+        return sorted(lines)
+
+    def _parts(self, count: str) -> list[Path]:
+        stem, suffix = os.path.splitext(SKIPPED_NAME)
+        return sorted(self._path.parent.glob(f".img2img-{stem}-*-of-{count}{suffix}"))
+
+    @staticmethod
+    def _replace(path: Path, lines: Sequence[str], *, keep: bool = False) -> None:
+        if lines or keep:
+            write_bytes(path, "".join(lines).encode(), sync=False)
+        else:
+            path.unlink(missing_ok=True)
 
 
 class _Run:
@@ -270,7 +348,8 @@ class _Run:
         model: Model,
         manifest: Manifest,
         options: Options,
-        skipped_path: Path,
+        skip_list: SkipList,
+        shard: Shard,
         *,
         strict: bool,
         progress: Callable[[int, int], None] | None,
@@ -280,8 +359,8 @@ class _Run:
         self.options = options
         self.strict = strict
         self.progress = progress
-        self.summary = Summary()
-        self._skipped_path = skipped_path
+        self.summary = Summary(shard=shard)
+        self._skip_list = skip_list
         self._recipe = _recipe_digest(model, options)
         self._num_items = 0
         self._num_far = 0
@@ -294,8 +373,13 @@ class _Run:
         readers, writers = Pool(workers), Pool(workers)
         writing: deque[Task[ImageFault | None]] = deque()
         try:
-            for chunk in self._read_chunks(items, readers, batch, ahead=workers + batch):
-                for group in _equal_sizes(chunk):
+            window = batch * (_WINDOW if batch > 1 else 1)
+            for chunk in self._read_chunks(items, readers, window, ahead=workers + batch):
+                for group in _batches(chunk, batch):
+                    if all(item.done for item in group):
+                        for item in group:
+                            item.prepared = None
+                        continue
                     for item, result in zip(group, self._translate(group)):
                         if item.done:
                             item.prepared = None
@@ -311,7 +395,8 @@ class _Run:
         finally:
             readers.close()
             writers.close()
-        self._close_skipped()
+        self.summary.skipped.sort(key=lambda skip: skip.path)
+        self._skip_list.close(self.summary.skipped)
         self._close_remarks()
         self.summary.seconds = time.monotonic() - started
         return self.summary
@@ -323,8 +408,8 @@ class _Run:
 
     # --- reading ---
 
-    def _read_chunks(self, items: Sequence[_Item], readers: Pool, batch: int, ahead: int) -> Iterator[list[_Item]]:
-        """Decoded pictures in the order of `items`, from `batch` positions at a time.
+    def _read_chunks(self, items: Sequence[_Item], readers: Pool, window: int, ahead: int) -> Iterator[list[_Item]]:
+        """Decoded pictures in the order of `items`, from `window` positions at a time.
 
         Which pictures share a batch depends on the list alone: the last bits of a result may depend on the shape of its
         batch, and a run that was interrupted must end in the same bytes as one that was not. So a picture that is done
@@ -332,12 +417,12 @@ class _Run:
         """
         reading: deque[Task[None]] = deque()
         num_submitted = 0
-        for first in range(0, len(items), batch):
-            while num_submitted < min(len(items), first + batch + ahead):
+        for first in range(0, len(items), window):
+            while num_submitted < min(len(items), first + window + ahead):
                 item = items[num_submitted]
                 reading.append(readers.submit(partial(self._read, item), item.source))
                 num_submitted += 1
-            chunk = items[first : first + batch]
+            chunk = items[first : first + window]
             for item in chunk:
                 try:
                     reading.popleft().wait(_PATIENCE)
@@ -369,13 +454,14 @@ class _Run:
 
     def _is_done(self, item: _Item) -> bool:
         """Whether the output is there and intact, made from this source by this model and these options."""
-        entry = self.manifest.entries.get(item.name)
-        if entry is None or entry.recipe != self._recipe:
+        entries = [entry for entry in self.manifest.entries.get(item.name, ()) if entry.recipe == self._recipe]
+        if not entries:
             return False
         item.digest = _digest_or_nothing(item.source)
         if item.source == item.target:
-            return item.digest == entry.output
-        return item.digest == entry.source and _digest_or_nothing(item.target) == entry.output
+            return any(item.digest == entry.output for entry in entries)
+        output = _digest_or_nothing(item.target)
+        return any((item.digest, output) == (entry.source, entry.output) for entry in entries)
 
     def _remark(self, source: Path, prepared: Prepared) -> None:
         for remark in prepared.picture.notes:
@@ -446,6 +532,8 @@ class _Run:
                 raise result
             if self._disk_fault is None:
                 pixels, alpha = self.model.finish(result, picture, item.source)
+                if self.options.side_by_side:
+                    pixels, alpha = beside(picture, pixels, alpha)
                 self._publish(item, pixels, alpha, picture.exif)
         except ImageFault as fault:
             return fault
@@ -461,10 +549,12 @@ class _Run:
             item.target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_fault(item.target, error) from error
-        _save(temporary, item.source, pixels, alpha, known, exif, options.quality, options.background)
+        encoded = _encode(item.source, pixels, alpha, known, exif, options.quality, options.background)
         try:
+            write_new(temporary, encoded, sync=False)
             # the line comes first: in place, an output must never be there without it
-            self.manifest.append(item.name, Entry(item.digest, self._recipe, content_digest(temporary)))
+            output = hashlib.sha256(encoded).hexdigest()
+            self.manifest.append(item.name, Entry(item.digest, self._recipe, output))
             os.replace(temporary, item.target)
         except OSError as error:
             raise write_fault(item.target, error) from error
@@ -485,23 +575,23 @@ class _Run:
         if self.strict:
             raise fault
         _log.error("%s", fault)
-        self.summary.skipped.append(Skip(fault.subject, fault.problem, fault.mend))
-        # written as it happens, for a run that is killed
-        lines = self.summary.skipped if len(self.summary.skipped) == 1 else self.summary.skipped[-1:]
-        try:
-            with open(self._skipped_path, "w" if len(self.summary.skipped) == 1 else "a", encoding="utf-8") as file:
-                file.writelines(_json_line(skip) for skip in lines)
-        except OSError as error:
-            raise write_fault(self._skipped_path, error) from error
+        skip = Skip(fault.subject, fault.problem, fault.mend)
+        self.summary.skipped.append(skip)
+        self._skip_list.add(skip)
         self._advance()
 
-    def _close_skipped(self) -> None:
-        """Bring the list into order, or remove that of an earlier run."""
-        self.summary.skipped.sort(key=lambda skip: skip.path)
-        if self.summary.skipped:
-            write_bytes(self._skipped_path, "".join(map(_json_line, self.summary.skipped)).encode(), sync=False)
-        else:
-            self._skipped_path.unlink(missing_ok=True)
+
+def total(summary: Summary, folder: str | os.PathLike[str], world: World) -> Summary:
+    """What became of all shards that the processes of `world` did into `folder`; waits for every one of them."""
+    numbers = [summary.translated, summary.existing, len(summary.skipped), summary.seconds, summary.network_seconds]
+    counts = world.total(torch.tensor(numbers, dtype=torch.float64))
+    translated, existing, num_skipped = (int(count) for count in counts[:3])
+    skipped = []
+    if num_skipped:
+        with open(Path(folder) / SKIPPED_NAME, encoding="utf-8") as lines:
+            skipped = [Skip(**json.loads(line)) for line in lines]
+    seconds, network_seconds = (counts[3:] / world.size).tolist()
+    return Summary(translated, existing, skipped, WHOLE, seconds, network_seconds)
 
 
 # --- before the run --------------------------------------------------------------------------------------------------
@@ -524,6 +614,18 @@ def _known_format(format: str | None) -> str | None:
     raise UsageFault("--format", f"{format!r} is not written here", f"Use one of {', '.join(WRITABLE).lower()}")
 
 
+def parse_shard(text: str) -> Shard:
+    """`--shard`: "2/4" is the second of four.
+
+    Raises:
+        UsageFault: anything else.
+    """
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise UsageFault("--shard", f"{text!r} is no part", "Give number/count, such as 1/4, 2/4, 3/4 and 4/4")
+    return int(found[1]), int(found[2])
+
+
 def require_folder(folder: Path) -> None:
     """Make the folder where it is missing.
 
@@ -540,11 +642,11 @@ def require_folder(folder: Path) -> None:
         ) from error
 
 
-def _open_manifest(folder: Path, read_entries: bool) -> Manifest:
+def _open_manifest(folder: Path, read_entries: bool, shard: Shard) -> Manifest:
     """Make the output folder and see that it takes files, before anything is read."""
     require_folder(folder)
     try:
-        return Manifest(folder, read_entries)
+        return Manifest(folder, read_entries, shard)
     except Fault as fault:
         raise UsageFault(fault.subject, fault.problem, fault.mend) from fault
 
@@ -559,14 +661,14 @@ def _plan(root: Path, sources: Sequence[Path], target: Path, options: Options) -
     if in_place:
         # what this wrote beside the pictures is no picture to translate
         entries = read_entries_of(target)
-        kept = [index for index, name in enumerate(names) if not _is_own_output(sources[index], entries.get(name))]
+        kept = [index for index, name in enumerate(names) if not _is_own_output(sources[index], entries.get(name, ()))]
         sources, names = [sources[index] for index in kept], [names[index] for index in kept]
     outputs = output_names(names, options.format)
     return [_Item(source, output, target / output) for source, output in zip(sources, outputs)]
 
 
-def _is_own_output(path: Path, entry: Entry | None) -> bool:
-    return entry is not None and _digest_or_nothing(path) == entry.output
+def _is_own_output(path: Path, entries: Collection[Entry]) -> bool:
+    return bool(entries) and _digest_or_nothing(path) in {entry.output for entry in entries}
 
 
 def _refuse_overlap(items: Sequence[_Item], root: Path, target: Path) -> None:
@@ -591,38 +693,53 @@ def _recipe_digest(model: Model, options: Options) -> str:
         "format": options.format,
         "quality": options.quality,
         "background": options.background,
+        "side_by_side": options.side_by_side,
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def beside(picture: Picture, pixels: np.ndarray, alpha: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """A picture and its translation (H, W, 1|3) as one picture (H, 2W, 1|3), and its opacity."""
+    pair = [picture.pixels, pixels]
+    if picture.pixels.dtype != pixels.dtype:
+        pair = [reduce_to_8_bits(half) for half in pair]
+    channels = max(half.shape[2] for half in pair)
+    together = np.concatenate([np.broadcast_to(half, (*half.shape[:2], channels)) for half in pair], axis=1)
+    if picture.alpha is None and alpha is None:
+        return together, None
+    opaque = np.full(pixels.shape[:2], 255, np.uint8)
+    halves = [opaque if opacity is None else opacity for opacity in (picture.alpha, alpha)]
+    return together, np.concatenate(halves, axis=1)
 
 
 # --- small things ----------------------------------------------------------------------------------------------------
 
 
-def _save(
-    target: Path,
-    source: Path,
+def _encode(
+    source: object,
     pixels: np.ndarray,
     alpha: np.ndarray | None,
     format: str,
     exif: bytes | None,
     quality: int,
     background: str,
-) -> None:
-    """save_image; an encoder's own limit (65,535 pixels a side in JPEG, 16,383 in WebP) is the picture's fault."""
+) -> memoryview:
+    """encode_image; an encoder's own limit (65,535 pixels a side in JPEG, 16,383 in WebP) is the picture's fault."""
     try:
-        save_image(target, pixels, alpha=alpha, format=format, exif=exif, quality=quality, background=background)
+        return encode_image(pixels, format, alpha=alpha, exif=exif, quality=quality, background=background)
     except (OSError, ValueError) as error:
         raise ImageFault(source, f"its result cannot be written as {format} ({error})", "Use --format png") from error
 
 
-def _equal_sizes(items: Sequence[_Item]) -> list[list[_Item]]:
-    """Groups whose working size and depth are equal, in order of first appearance."""
+def _batches(items: Sequence[_Item], most: int) -> Iterator[list[_Item]]:
+    """Batches of at most `most` whose working size and depth are equal, in order of first appearance."""
     groups: dict[tuple[object, ...], list[_Item]] = {}
     for item in items:
         assert item.prepared is not None, "only decoded pictures are grouped"
         values = item.prepared.values
         groups.setdefault((values.dtype, *values.shape), []).append(item)
-    return list(groups.values())
+    for group in groups.values():
+        yield from (group[first : first + most] for first in range(0, len(group), most))
 
 
 def _digest_or_nothing(path: Path) -> str:

@@ -2,6 +2,9 @@
 
 A run that was killed at any moment is gone on with by `--skip-existing`: an output counts as done only if its line, its
 content and its source's content agree. Clocks and file times are not believed.
+
+Each shard of a run has a file of its own, since lines that several machines append to one file on a network disk may
+overwrite each other. All of them together are the manifest; since content decides, no order matters between them.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +22,16 @@ from types import TracebackType
 from img2img.atomic import write_fault
 
 MANIFEST_NAME = ".img2img-manifest.jsonl"
+
+# Which part of how many, both counted from 1 on
+Shard = tuple[int, int]
+WHOLE: Shard = (1, 1)
+
+
+def part_name(name: str, shard: Shard) -> str:
+    """What a shard calls its part of a file: `a.jsonl` is `a-2-of-4.jsonl`; of one that is the whole, `a.jsonl`."""
+    stem, suffix = os.path.splitext(name)
+    return name if shard == WHOLE else f"{stem}-{shard[0]}-of-{shard[1]}{suffix}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +44,20 @@ class Entry:
 
 
 class Manifest:
-    """The manifest of `folder`, open for new lines; `entries` are those it had, the last one of each name."""
+    """The manifest of `folder`, open for new lines of one shard; `entries` are those that all shards had."""
 
-    def __init__(self, folder: Path, read_entries: bool = True) -> None:
-        self.path = folder / MANIFEST_NAME
+    def __init__(self, folder: Path, read_entries: bool = True, shard: Shard = WHOLE) -> None:
+        self.path = folder / part_name(MANIFEST_NAME, shard)
         self._lock = threading.Lock()
         try:
             self.entries = read_entries_of(folder) if read_entries else {}
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             if os.fstat(self._descriptor).st_size and not _ends_with_newline(self._descriptor):
                 os.write(self._descriptor, b"\n")  # a line that a crash cut off must not swallow the next
+            # the file that all shards hold a lock of
+            self._common = (
+                self._descriptor if shard == WHOLE else os.open(folder / MANIFEST_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+            )
         except OSError as error:
             raise write_fault(self.path, error) from error
 
@@ -49,6 +67,8 @@ class Manifest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._common != self._descriptor:
+            os.close(self._common)
         os.close(self._descriptor)
 
     def append(self, name: str, entry: Entry) -> None:
@@ -63,20 +83,20 @@ class Manifest:
             except OSError as error:
                 raise write_fault(self.path, error) from error
 
-    def is_alone(self) -> bool:
-        """Whether no other process has this manifest open; from then on others know of this one."""
+    def join(self, tidy: Callable[[], None]) -> None:
+        """Let other processes know of this one. If it is the only one, call `tidy` before any other goes on."""
         try:
             import fcntl
         except ImportError:  # Windows
-            return False
+            return
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = True
-        except OSError:
-            alone = False
-        with contextlib.suppress(OSError):
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return alone
+            fcntl.flock(self._common, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            tidy()
+        except BlockingIOError:
+            pass
+        except OSError:  # a file system without locks: nobody can be seen
+            return
+        fcntl.flock(self._common, fcntl.LOCK_SH)
 
 
 def content_digest(path: Path) -> str:
@@ -85,17 +105,18 @@ def content_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_entries_of(folder: Path) -> dict[str, Entry]:
-    """The entries of a folder's manifest, without making one; empty where there is none."""
-    entries: dict[str, Entry] = {}
-    with contextlib.suppress(FileNotFoundError), open(folder / MANIFEST_NAME, "rb") as lines:
-        for line in lines:
-            # a line cut off by a crash, or edited: its output is made again
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                fields = json.loads(line)
-                entries[str(fields["name"])] = Entry(
-                    str(fields["source"]), str(fields["recipe"]), str(fields["output"])
-                )
+def read_entries_of(folder: Path) -> dict[str, set[Entry]]:
+    """The entries of each name in a folder's manifest, without making one; empty where there is none."""
+    entries: dict[str, set[Entry]] = {}
+    stem, suffix = os.path.splitext(MANIFEST_NAME)
+    for path in sorted(folder.glob(f"{stem}*{suffix}")):
+        with open(path, "rb") as lines:
+            for line in lines:
+                # a line cut off by a crash, or edited: its output is made again
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    fields = json.loads(line)
+                    entry = Entry(str(fields["source"]), str(fields["recipe"]), str(fields["output"]))
+                    entries.setdefault(str(fields["name"]), set()).add(entry)
     return entries
 
 

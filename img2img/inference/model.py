@@ -30,6 +30,7 @@ from img2img.data.decode import Picture, open_image
 from img2img.data.resize import resize, take_nearest
 from img2img.data.values import to_float, to_uint8, to_uint16
 from img2img.devices import choose_device, fastest_memory_format
+from img2img.distributed import World
 from img2img.draws import Draws
 from img2img.errors import Fault, ImageFault, UsageFault
 from img2img.inference.latents import AT_ONCE, Centre, LatentSpace
@@ -124,7 +125,7 @@ class Model:
         """
         if precision not in ("auto", "float32", "bfloat16"):
             raise UsageFault("--precision", f"{precision!r} is unknown", "Use auto, float32 or bfloat16")
-        chosen = choose_device(device)
+        chosen = choose_device(device, World().local_rank)
         path = find_model(path)
         info, networks = load_networks(path, chosen)
         _check_usable(path, info, networks)

@@ -14,7 +14,7 @@ from img2img.data.encode import WRITABLE
 
 _LONGEST_NAME = 255  # bytes, on nearly every file system
 # For pictures that can be read here but not written: what cameras that make them can also make
-_SUBSTITUTE = "JPEG"
+SUBSTITUTE = "JPEG"
 
 
 def output_names(names: Sequence[str], format: str | None = None) -> list[str]:
@@ -59,7 +59,7 @@ def _choices(name: str, format: str | None) -> list[str]:
 
 def _new_suffix(suffix: str, format: str | None) -> str:
     own = next((key for key, suffixes in FORMATS.items() if suffix.lower() in suffixes), None)
-    wanted = format or (own if own in WRITABLE else _SUBSTITUTE)
+    wanted = format or (own if own in WRITABLE else SUBSTITUTE)
     return suffix if wanted == own else FORMATS[wanted][0]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +47,8 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def translate(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["translate", *map(str, arguments), "--device", "cpu"])
+def translate(*arguments: object, input: bytes | None = None) -> Result:
+    return CliRunner().invoke(main, ["translate", *map(str, arguments), "--device", "cpu"], input=input)
 
 
 def test_a_folder(model_file: Path, photos: Path, tmp_path: Path) -> None:
@@ -91,6 +93,39 @@ def test_a_file(model_file: Path, photos: Path, tmp_path: Path) -> None:
     assert (bad.exit_code, (tmp_path / "bad.png").exists()) == (1, False)
 
 
+def test_standard_input_and_output(model_file: Path, photos: Path, tmp_path: Path) -> None:
+    photo = (photos / "b.jpg").read_bytes()
+    assert translate(model_file, photos / "b.jpg", tmp_path / "named.jpg").exit_code == 0
+    expected = (tmp_path / "named.jpg").read_bytes()
+    for arguments, stdin in ((["-", "-"], photo), ([photos / "b.jpg", "-"], None)):
+        result = translate(model_file, *arguments, input=stdin)
+        assert result.exit_code == 0
+        assert result.stdout_bytes == expected
+        assert "translated 1" in result.stderr
+    assert translate(model_file, "-", tmp_path / "new.png", input=photo).stdout == "translated 1\n"
+    assert Image.open(tmp_path / "new.png").size == (24, 20)
+    bad = translate(model_file, "-", "-", input=photo[:50])
+    assert (bad.exit_code, bad.stdout_bytes) == (1, b"")
+    assert "standard input: " in bad.stderr
+
+
+def test_shards(model_file: Path, photos: Path, tmp_path: Path) -> None:
+    results = [translate(model_file, photos, tmp_path / "out", "--shard", f"{number}/2") for number in (1, 2)]
+    assert [result.stdout.splitlines()[-1] for result in results] == ["translated 2", "translated 1"]
+
+
+def test_torchrun_shares_and_counts_once(model_file: Path, photos: Path, tmp_path: Path) -> None:
+    (photos / "bad.png").touch()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["--module", "img2img_cli", "translate", str(model_file), str(photos), str(tmp_path / "out")]
+    run = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1] == "translated 3, skipped 1 (see skipped.jsonl)", run.stderr
+    assert run.stdout.count("translated") == 1
+    assert run.returncode != 0
+    assert "exitcode  : 3" in run.stderr
+    assert len(list((tmp_path / "out").rglob("*.*g"))) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -106,6 +141,13 @@ def test_a_file(model_file: Path, photos: Path, tmp_path: Path) -> None:
         (["MISSING", "PHOTOS", "OUT"], "there is no such file"),
         (["MODEL", "MISSING.png", "OUT.png"], "no such file"),
         (["MODEL", "PHOTOS/a.png", "OUT.png", "--skip-existing"], "is for folders"),
+        (["MODEL", "PHOTOS/a.png", "OUT.png", "--shard", "1/2"], "is for folders"),
+        (["MODEL", "PHOTOS", "OUT", "--shard", "3/2"], "1/4, 2/4, 3/4 and 4/4"),
+        (["MODEL", "PHOTOS", "OUT", "--tile", "big"], "auto, off or a number"),
+        (["MODEL", "PHOTOS", "OUT", "--tile", "4"], "from 16 on"),
+        (["MODEL", "-", "OUT"], "for a folder"),
+        (["MODEL", "PHOTOS", "-"], "for a folder"),
+        (["MODEL", "PHOTOS/a.png", "-", "--json"], "Give DST a name"),
     ],
 )
 def test_usage_faults(model_file: Path, photos: Path, tmp_path: Path, arguments: list[str], words: str) -> None:

@@ -102,6 +102,28 @@ def test_grey_of_16_bits(pointwise: Build, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "colour" / "deep.png").mode == "RGB"
 
 
+def test_side_by_side(pointwise: Build, tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    src.mkdir()
+    rng = np.random.default_rng(0)
+    colour, rgba = rng.integers(0, 256, (9, 7, 3), np.uint8), rng.integers(0, 256, (9, 7, 4), np.uint8)
+    deep = rng.integers(0, 65536, (9, 7)).astype(np.uint16)
+    rgba[..., 3] = 255 * (rgba[..., 3] > 99)
+    for name, pixels in (("colour.png", colour), ("rgba.png", rgba), ("deep.png", deep), ("grey.png", colour[..., 0])):
+        Image.fromarray(pixels).save(src / name)
+    translate_folder(pointwise(factor=-1.0), src, tmp_path / "dst", side_by_side=True)
+    pairs = {path.stem: np.asarray(Image.open(path)) for path in (tmp_path / "dst").glob("*.png")}
+    assert np.array_equal(pairs["colour"], np.hstack((colour, 255 - colour)))
+    assert np.array_equal(pairs["rgba"][:, :7], rgba)
+    assert np.array_equal(pairs["rgba"][:, 7:, 3], rgba[..., 3])
+    assert np.array_equal(pairs["grey"][:, :7, 0], colour[..., 0])
+    assert pairs["grey"].shape == (9, 14, 3)
+    translate_file(pointwise(1, 1, factor=-1.0), src / "deep.png", tmp_path / "deep.png", side_by_side=True)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "deep.png")), np.hstack((deep, 65535 - deep)))
+    again = translate_folder(pointwise(factor=-1.0), src, tmp_path / "dst", skip_existing=True)
+    assert again.translated == 4, "other options make other outputs"
+
+
 def test_another_format_keeps_names_apart(pointwise: Build, tmp_path: Path) -> None:
     src = fill(tmp_path / "src", ["a.jpg", "a.png", "b.jpg"])
     translate_folder(pointwise(), src, tmp_path / "dst", format="jpg")
@@ -404,6 +426,21 @@ def test_skip_existing_redoes_exactly_what_changed(pointwise: Build, tmp_path: P
     assert again() == (6, 0)
 
 
+def test_batches_are_of_one_size(pointwise: Build, tmp_path: Path) -> None:
+    """Upright and lying pictures in turns fill batches all the same."""
+    src = tmp_path / "src"
+    src.mkdir()
+    for seed in range(12):
+        picture(8 + 4 * (seed % 2), 16, seed).save(src / f"{seed:02d}.png")
+    model = pointwise(factor=-1.0)
+    translate_folder(model, src, tmp_path / "dst", batch=3)
+    network: Any = model._networks["generator"]
+    assert sorted(network.shapes) == sorted([(3, 3, 8, 16)] * 2 + [(3, 3, 12, 16)] * 2)
+    for seed in range(12):
+        before, after = (np.asarray(Image.open(tmp_path / folder / f"{seed:02d}.png")) for folder in ("src", "dst"))
+        assert np.array_equal(after, 255 - before)
+
+
 def test_a_part_of_a_batch_is_redone_in_the_same_batch(pointwise: Build, tmp_path: Path) -> None:
     src = tmp_path / "src"
     src.mkdir()
@@ -418,6 +455,76 @@ def test_a_part_of_a_batch_is_redone_in_the_same_batch(pointwise: Build, tmp_pat
     summary = translate_folder(model, src, tmp_path / "dst", batch=4, skip_existing=True)
     assert (summary.translated, summary.existing) == (1, 6)
     assert [shape[0] for shape in network.shapes] == [4]
+
+
+@pytest.mark.parametrize("count", [2, 3, 20])
+def test_shards_together_are_one_run(pointwise: Build, tmp_path: Path, count: int) -> None:
+    bad_files(tmp_path / "src")
+    fill(tmp_path / "src", ["b.jpg", "x/a.png", "x/b.png", "x/c.png"])
+    model = pointwise(factor=-1.0)
+    whole = translate_folder(model, tmp_path / "src", tmp_path / "whole")
+    shards = [
+        translate_folder(model, tmp_path / "src", tmp_path / "dst", shard=(number, count))
+        for number in range(1, count + 1)
+    ]
+    assert sum(shard.translated for shard in shards) == whole.translated
+    assert all(shard.exit_code == (3 if shard.skipped else 0) for shard in shards)
+    names = {name: digest for name, digest in tree(tmp_path / "whole").items() if name != "skipped.jsonl"}
+    assert {name: digest for name, digest in tree(tmp_path / "dst").items() if name != "skipped.jsonl"} == names
+    assert skips(tmp_path / "dst") == skips(tmp_path / "whole")
+    # a run over all of it, or in other shards, knows what they did
+    again = translate_folder(model, tmp_path / "src", tmp_path / "dst", skip_existing=True, shard=(1, 2))
+    assert again.translated == 0
+    again = translate_folder(model, tmp_path / "src", tmp_path / "dst", skip_existing=True)
+    assert (again.translated, again.existing) == (0, whole.translated)
+    assert skips(tmp_path / "dst") == skips(tmp_path / "whole")
+    assert not list((tmp_path / "dst").glob(".img2img-skipped*"))
+
+
+def test_a_mended_picture_leaves_the_list_of_its_shard(pointwise: Build, tmp_path: Path) -> None:
+    src = fill(tmp_path / "src", ["a.png", "b.png", "c.png", "d.png"])
+    for name in ("b.png", "c.png"):
+        (src / name).write_bytes(b"")
+    for number in (1, 2):
+        translate_folder(pointwise(), src, tmp_path / "dst", shard=(number, 2))
+    assert [Path(line["path"]).name for line in skips(tmp_path / "dst")] == ["b.png", "c.png"]
+    picture().save(src / "b.png")
+    assert translate_folder(pointwise(), src, tmp_path / "dst", skip_existing=True, shard=(2, 2)).exit_code == 0
+    assert [Path(line["path"]).name for line in skips(tmp_path / "dst")] == ["c.png"]
+
+
+_SHARDS = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from img2img.inference.folder import translate_folder
+from img2img.inference.model import Model
+src, out, model_file, number, count = sys.argv[1:]
+summary = translate_folder(Model.load(model_file, "cpu"), src, out, shard=(int(number), int(count)), workers=2)
+print(summary.translated, len(summary.skipped))
+"""
+
+
+def test_shards_at_once(model_files: dict[str, Path], tmp_path: Path) -> None:
+    """Three processes in one folder, begun at the same time: nothing is lost of files, manifest and list."""
+    src = fill(tmp_path / "src", [f"{index:02d}.png" for index in range(24)])
+    for index in range(9):
+        (src / f"bad{index}.png").touch()
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", _SHARDS, src, tmp_path / "dst", model_files["cyclegan"], str(number), "3"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in (1, 2, 3)
+    ]
+    counts = [tuple(map(int, child.communicate(timeout=100)[0].split())) for child in children]
+    assert tuple(map(sum, zip(*counts))) == (24, 9)
+    assert len(skips(tmp_path / "dst")) == 9
+    model = Model.load(model_files["cyclegan"], "cpu")
+    again = translate_folder(model, src, tmp_path / "dst", skip_existing=True)
+    assert (again.translated, again.existing) == (0, 24)
 
 
 _KILLED = """
@@ -506,7 +613,22 @@ def test_memory_does_not_grow_with_the_folder(pointwise: Build, tmp_path: Path) 
 
     model.prepare, model.finish = counted_prepare, counted_finish  # type: ignore[method-assign]
     assert translate_folder(model, src, tmp_path / "dst", workers=2, batch=2).translated == 60
-    assert most <= 12
+    assert most <= 16
+
+
+# --- streams ---
+
+
+@pytest.mark.parametrize(("format", "written"), [(None, "GIF"), ("png", "PNG")])
+def test_from_and_into_streams(pointwise: Build, format: str | None, written: str) -> None:
+    source, target = io.BytesIO(), io.BytesIO()
+    picture().convert("P").save(source, "GIF")
+    summary = translate_file(pointwise(factor=-1.0), source, target, format=format)
+    assert summary.translated == 1
+    image = Image.open(target)
+    assert (image.format, image.size) == (written, (12, 9))
+    with pytest.raises(ImageFault, match="cut short"):
+        translate_file(pointwise(), io.BytesIO(source.getvalue()[:30]), target)
 
 
 def test_progress_counts_everything(pointwise: Build, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def test_round_trip_with_any_name(tmp_path: Path) -> None:
         manifest.append("b", first)
         manifest.append("b", second)
     with Manifest(tmp_path) as manifest:
-        assert manifest.entries == {"x/\udcff é\n.jpg": first, "b": second}
+        assert manifest.entries == {"x/\udcff é\n.jpg": {first}, "b": {first, second}}
 
 
 def test_a_line_cut_off_is_left_out_and_does_not_swallow_the_next(tmp_path: Path) -> None:
@@ -43,13 +43,25 @@ def test_foreign_lines_are_left_out(tmp_path: Path) -> None:
         assert manifest.entries == {}
 
 
-def test_alone_or_not(tmp_path: Path) -> None:
+def test_only_the_first_tidies(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
-    with Manifest(tmp_path) as first, Manifest(tmp_path) as second:
-        assert first.is_alone()
-        assert not second.is_alone()
-    with Manifest(tmp_path) as third:
-        assert third.is_alone()
+    tidied: list[str] = []
+    with Manifest(tmp_path) as first, Manifest(tmp_path, shard=(2, 3)) as second:
+        first.join(lambda: tidied.append("first"))
+        second.join(lambda: tidied.append("second"))
+    with Manifest(tmp_path, shard=(3, 3)) as third:
+        third.join(lambda: tidied.append("third"))
+    assert tidied == ["first", "third"]
+
+
+def test_shards_have_files_of_their_own_and_read_all(tmp_path: Path) -> None:
+    entries = [Entry(str(number), "r", "o") for number in range(3)]
+    for number, shard in enumerate([(1, 1), (1, 2), (2, 2)]):
+        with Manifest(tmp_path, shard=shard) as manifest:
+            manifest.append("a", entries[number])
+    assert len(list(tmp_path.iterdir())) == 3
+    with Manifest(tmp_path, shard=(1, 4)) as manifest:
+        assert manifest.entries == {"a": set(entries)}
 
 
 def test_a_folder_that_takes_no_files(tmp_path: Path) -> None:
