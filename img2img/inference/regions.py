@@ -365,21 +365,21 @@ class Padding(Rule):
         return crop(padded, (rows, columns), want)
 
 
-class Crop(Rule):
-    """A slice along rows or columns."""
+class Slice(Rule):
+    """Every so-manieth row and column, from some on; also nearest interpolation by the reciprocals of whole numbers."""
 
-    def __init__(self, axis: int, offset: int) -> None:
-        self.axis, self.offset = axis, offset
+    def __init__(self, offsets: Sequence[int], steps: Sequence[int]) -> None:
+        self.offsets, self.steps = offsets, steps
 
     def needs(self, region: Region) -> list[Region]:
         rows, columns = (
-            (first + self.offset, stop + self.offset) if axis == self.axis else (first, stop)
-            for axis, (first, stop) in enumerate(region)
+            (offset + first * step, offset + (stop - 1) * step + 1)
+            for (first, stop), offset, step in zip(region, self.offsets, self.steps)
         )
         return [(rows, columns)]
 
     def compute(self, region: Region, pieces: Sequence[Tensor]) -> Tensor:
-        return pieces[0]
+        return pieces[0][..., :: self.steps[0], :: self.steps[1]]
 
 
 class Upsample(Rule):
@@ -403,20 +403,6 @@ class Upsample(Rule):
         fine = F.interpolate(pieces[0], scale_factor=[float(f) for f in self.factors], mode=self.mode, **smooth)
         rows, columns = ((first * f, stop * f) for (first, stop), f in zip(have, self.factors))
         return crop(fine, (rows, columns), region)
-
-
-class Thin(Rule):
-    """Every so-manieth row and column: nearest interpolation by the reciprocals of whole numbers."""
-
-    def __init__(self, steps: Sequence[int]) -> None:
-        self.steps = steps
-
-    def needs(self, region: Region) -> list[Region]:
-        rows, columns = ((first * step, (stop - 1) * step + 1) for (first, stop), step in zip(region, self.steps))
-        return [(rows, columns)]
-
-    def compute(self, region: Region, pieces: Sequence[Tensor]) -> Tensor:
-        return pieces[0][..., :: self.steps[0], :: self.steps[1]]
 
 
 def _moments_of(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -635,7 +621,14 @@ def _whole(func: Any, layers: Sequence[Layer], output: Tensor, call: _Call) -> W
 # operations whose fixed operands have no places
 _BY_CHANNEL = (aten.native_batch_norm.default, aten._native_batch_norm_legit_no_training.default)
 _NORMS = (*_BY_CHANNEL, aten.native_group_norm.default)
-_SAME_PLACE = (aten._to_copy.default, aten.detach.default, aten.alias.default, aten._prelu_kernel.default)
+_SAME_PLACE = (
+    aten._to_copy.default,
+    aten.detach.default,
+    aten.alias.default,
+    aten.zeros_like.default,
+    aten.ones_like.default,
+    aten._prelu_kernel.default,
+)
 _PADDINGS = {aten.reflection_pad2d.default: "reflect", aten.replication_pad2d.default: "replicate"}
 
 
@@ -653,7 +646,7 @@ def _rule_for(
         return Pixelwise(call, layers, shape, broadcasts=True)
     if func in (aten.view.default, aten._unsafe_view.default, aten.expand.default) and shape == layers[0].shape:
         return Pixelwise(_Call(aten.alias.default, call.args[:1], {}, None), layers, shape, broadcasts=True)
-    if func in _ALONG_CHANNELS and _axis(func, args) == 1:
+    if func in _ALONG_CHANNELS and (_axis(func, args) == 1 or shape == layers[0].shape):
         return Pixelwise(call, layers, shape, broadcasts=True)
     if len(layers) > 1:
         return None
@@ -662,17 +655,22 @@ def _rule_for(
     return _rule_of_planes(func, args, layers[0], output, call)
 
 
+# operations along one axis -> where it stands among the arguments
 _ALONG_CHANNELS = {
     aten.cat.default: 1,
     aten.slice.Tensor: 1,
     aten.split.Tensor: 2,
     aten.split_with_sizes.default: 2,
-}  # the position of the axis among the arguments
+    aten.argmax.default: 1,
+    aten.scatter.value: 1,
+    aten._softmax.default: 1,
+}
 
 
-def _axis(func: Any, args: Any) -> int:
+def _axis(func: Any, args: Any) -> int | None:
     position = _ALONG_CHANNELS[func]
-    return int(args[position]) % 4 if len(args) > position else 0
+    axis = args[position] if len(args) > position else 0
+    return None if axis is None else int(axis) % 4
 
 
 def _rule_of_planes(func: Any, args: Any, layer: Layer, output: Tensor, call: _Call) -> Rule | None:
@@ -707,7 +705,7 @@ def _rule_of_resampling(func: Any, args: Any, layer: Layer, output: Tensor) -> R
         if larger and (mode == "nearest" or not args[2]):
             return Upsample(layer, [fine // coarse for coarse, fine in sizes], mode)
         if mode == "nearest" and all(fine % coarse == 0 for fine, coarse in sizes):
-            return Thin([fine // coarse for fine, coarse in sizes])
+            return Slice((0, 0), [fine // coarse for fine, coarse in sizes])
     if func is aten.avg_pool2d.default:
         return _rule_of_pool(layer, *args[1:])
     return None
@@ -716,11 +714,12 @@ def _rule_of_resampling(func: Any, args: Any, layer: Layer, output: Tensor) -> R
 def _rule_of_slice(
     layer: Layer, axis: int = 0, first: int | None = None, _stop: int | None = None, step: int = 1
 ) -> Rule | None:
-    if step != 1 or axis % 4 < 2:
+    if axis % 4 < 2:
         return None
     length = layer.shape[axis]
     first = 0 if first is None else first + length * (first < 0)
-    return Crop(axis % 4 - 2, min(max(first, 0), length))
+    offset = min(max(first, 0), length)
+    return Slice((offset, 0), (step, 1)) if axis % 4 == 2 else Slice((0, offset), (1, step))
 
 
 def _rule_of_pool(
