@@ -36,8 +36,8 @@ from img2img.errors import Fault, ImageFault, UsageFault
 from img2img.inference.latents import AT_ONCE, Centre, LatentSpace
 from img2img.inference.memory import OutOfMemory, activation_bytes, available_bytes, is_out_of_memory
 from img2img.inference.regions import CannotTile
-from img2img.inference.tiles import SMALLEST_TILE, TILE_BYTES, TiledRun
 from img2img.inference.styling import StyledGenerator, class_by_folder, is_sound, read_reference
+from img2img.inference.tiles import SMALLEST_TILE, TILE_BYTES, TiledRun
 from img2img.networks.growing import Growing
 from img2img.networks.layers import draw_latents
 from img2img.shipped import find_model
