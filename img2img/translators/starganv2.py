@@ -12,7 +12,7 @@ from img2img.data.batches import Batch
 from img2img.losses import l1
 from img2img.networks.layers import draw_latents
 from img2img.penalties import View
-from img2img.translators.base import DataShape, NetworkPlan, Of, Outputs, Translator, Verdict
+from img2img.translators.base import DataShape, NetworkPlan, Of, Outputs, Translation, Translator, Verdict
 
 _PREVIEW_DOMAINS = 16  # rows of a sample grid that can still be taken in
 
@@ -118,6 +118,15 @@ class StarGANv2(Translator):
         references = images.roll(1, dims=0)
         styles = networks["generator_style_encoder"](references, labels.roll(1))
         return rows | {"references": references, "in their style": generator(images, styles)}
+
+    def translations(self, batch: Batch, networks: Mapping[str, nn.Module]) -> dict[str, Translation]:
+        """The pictures, each with a latent of its own into the domain of its right neighbour."""
+        images, labels = batch["image"], batch.labels
+        assert labels is not None, "data with classes have labels"
+        mapping = networks["generator_mapping"]
+        z = draw_latents(mapping, batch.draws("watch/latent")).to(images.dtype)
+        outputs = networks["generator"](images, mapping(z, labels.roll(-1)))
+        return {"a2b": Translation(images, outputs, images.roll(-1, dims=0))}
 
     def deploy(self) -> tuple[str, ...]:
         return ("generator", "generator_mapping", "generator_style_encoder")
