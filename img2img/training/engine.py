@@ -555,8 +555,14 @@ class Engine:
     def undecided(self, terms: Mapping[str, float]) -> dict[str, float]:
         """Each discriminator's mean loss in `terms`, of that of one that cannot tell: 0 where it is always sure."""
         whole = self.translator.objective.undecided_loss
-        names = [name for name in self.players["discriminator"].networks if name in terms]
-        return {f"{name}_undecided": terms[name] / whole for name in names} if whole else {}
+        found = {}
+        for name, network in self.players["discriminator"].networks.items():
+            sizes = range(len(network)) if isinstance(network, MultiScaleDiscriminator) else ()
+            keys = [f"{name}_{size}" for size in sizes] or [name]
+            losses = [terms[key] for key in keys if key in terms]
+            if whole and losses:
+                found[f"{name}_undecided"] = sum(losses) / (len(losses) * whole)
+        return found
 
     def _discriminator_step(self, batches: Sequence[Batch], outputs: Sequence[Outputs], number: int) -> None:
         steps = [Step(self, "discriminator", batch, made) for batch, made in zip(batches, outputs)]

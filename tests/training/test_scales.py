@@ -85,8 +85,15 @@ def test_the_terms_are_those_of_one_game_for_each_size() -> None:
     assert set(generator_terms) == {"generator_0", "generator_1"}
 
 
+def test_how_sure_a_discriminator_is_counts_all_its_sizes() -> None:
+    """LSGAN's loss is ½ (½² + ½²) = ¼ where it cannot tell."""
+    shares = make_engine().undecided({"discriminator_0": 0.25, "discriminator_1": 0.125, "generator_0": 1.0})
+    assert shares == {"discriminator_undecided": 0.75}
+
+
 def test_with_one_size_it_is_the_discriminator_itself() -> None:
     engine = make_engine(train__scales=1)
+    assert engine.undecided({"discriminator": 0.25}) == {"discriminator_undecided": 1.0}
     (view,) = step_of(engine, "discriminator").views
     assert view.name == "discriminator"
     assert view.discriminator is engine.translator.discriminator
