@@ -26,7 +26,7 @@ def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 def take_nearest(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """(…, H, W) of any type to (…, *size): each place gets the pixel that its centre lies on, as label maps need it."""
     rows, columns = (
-        ((torch.arange(wanted, device=pixels.device) + 0.5) * (side / wanted)).long()
+        (2 * torch.arange(wanted, device=pixels.device) + 1) * side // (2 * wanted)
         for side, wanted in zip(pixels.shape[-2:], size)
     )
     return pixels[..., rows[:, None], columns]
