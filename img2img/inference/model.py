@@ -435,7 +435,7 @@ class Model:
         network = self._networks[self.info.directions[direction]]
         height, width = values.shape[-2:]
         images = to_float(values) if values.dtype == torch.uint8 else values
-        images, top, left = pad_to(images, *_stride_and_least(network))
+        images, top, left = pad_to(images, *stride_and_least(network))
         draws = None
         if getattr(network, "dropout_at_test", False):
             # number 0 for every picture: its result depends on the picture and the seed alone
@@ -451,7 +451,7 @@ class Model:
         if key not in self._bytes_needed:
             network = self._networks[self.info.directions[direction]]
             images, _top, _left = pad_to(
-                torch.empty(values.shape, dtype=torch.float32, device="meta"), *_stride_and_least(network)
+                torch.empty(values.shape, dtype=torch.float32, device="meta"), *stride_and_least(network)
             )
             self._bytes_needed[key] = activation_bytes(network, images)
         if self._bytes_needed[key] > available:
@@ -700,7 +700,7 @@ def parse_tile(text: str) -> Tile:
     return int(text)
 
 
-def _stride_and_least(network: nn.Module) -> tuple[int, int]:
+def stride_and_least(network: nn.Module) -> tuple[int, int]:
     """What the sides of its pictures are multiples of, and at least."""
     return int(getattr(network, "stride", 1)), int(getattr(network, "min_size", 1))
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from img2img.atomic import write_bytes
 from img2img.checkpoint import ModelInfo, load_networks
 from img2img.errors import Fault, UsageFault
-from img2img.inference.model import Model
+from img2img.inference.model import Model, stride_and_least
 from img2img.version import __version__
 
 SUFFIX = ".onnx"
@@ -103,6 +103,7 @@ def metadata_of(info: ModelInfo, network: nn.Module, direction: str) -> dict[str
     """What a program must know to use the file, each a text."""
     low, high = info.value_range
     height, width = info.resolution
+    stride, smallest = stride_and_least(network)
     return {
         "producer": f"img2img {__version__}",
         "direction": direction,
@@ -112,8 +113,8 @@ def metadata_of(info: ModelInfo, network: nn.Module, direction: str) -> dict[str
         "channels_out": str(info.channels[direction[-1]]),
         "value_range": f"{low:g} {high:g}",
         "layout": "NCHW float32; 1 channel is grey, 3 are RGB, 4 are RGBA",
-        "size_multiple": str(getattr(network, "stride", 1)),
-        "size_minimum": str(getattr(network, "min_size", 1)),
+        "size_multiple": str(stride),
+        "size_minimum": str(smallest),
         "padding": PADDING_RULE,
         "trained_height": str(height),
         "trained_width": str(width),
@@ -192,14 +193,14 @@ def _quiet() -> Iterator[None]:
 
 def _multiple(network: nn.Module, times: int) -> int:
     """A side that the network takes: `times` its smallest, up to its stride."""
-    stride, smallest = int(getattr(network, "stride", 1)), int(getattr(network, "min_size", 1))
+    stride, smallest = stride_and_least(network)
     return -(-smallest * times // stride) * stride
 
 
 def _sizes(network: nn.Module, resolution: tuple[int, int]) -> Iterator[tuple[int, int, int]]:
     """(N, height, width) to compare at: the smallest, rectangles, several pictures, and the trained size."""
     one, two, three = (_multiple(network, times) for times in (1, 2, 3))
-    stride = int(getattr(network, "stride", 1))
+    stride, _ = stride_and_least(network)
     trained = [-(-max(side, one) // stride) * stride for side in resolution]
     yield 1, one, one
     yield 1, three, two
