@@ -218,14 +218,14 @@ def _class_misfits(config: Config, translator: type[Translator]) -> Iterator[Fau
     """What is wanted of classes and cannot be had."""
     weight, network = config.loss.classification, config.discriminator
     makes_classes = translator.source == "classes" and translator.from_noise
+    makes_none = f"{config.translator} makes no pictures of classes out of noise"
     tells = network.arguments.get("conditioning") == "classifier"
     if tells and not weight:
         yield UsageFault(
             "loss.classification", "a discriminator that tells the classes learns it from this weight", "Set it to 1"
         )
     if weight and not makes_classes:
-        problem = f"{config.translator} makes no pictures of classes out of noise"
-        yield UsageFault("loss.classification", problem, "Set loss.classification=none")
+        yield UsageFault("loss.classification", makes_none, "Set loss.classification=none")
     elif weight and not tells:
         yield UsageFault(
             "loss.classification",
@@ -237,8 +237,7 @@ def _class_misfits(config: Config, translator: type[Translator]) -> Iterator[Fau
             "loss.classification", "asks the discriminator of now, train.unroll one of later", "Set train.unroll=0"
         )
     if config.train.label_dropout and not makes_classes:
-        problem = f"{config.translator} makes no pictures of classes out of noise"
-        yield UsageFault("train.label_dropout", problem, "Set train.label_dropout=0")
+        yield UsageFault("train.label_dropout", makes_none, "Set train.label_dropout=0")
     elif config.train.label_dropout and tells:
         yield UsageFault(
             "train.label_dropout",
