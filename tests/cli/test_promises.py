@@ -409,6 +409,12 @@ PAYLOADS: dict[str, Callable[[Path], Any]] = {
     "cache.npy": lambda path: np.save(path, np.array([Payload()], object), allow_pickle=True),
     "model.safetensors": lambda path: path.write_bytes(pickle.dumps(Payload())),
 }
+# by what reads other people's weights
+WHAT_IS_SAID_OF_PAYLOADS = {
+    **dict.fromkeys(PAYLOADS, "holds code (posix.system)"),
+    "legacy.tar": "is damaged, cut short, or no file of weights",
+    "cache.npy": "is damaged, cut short, or no file of weights",
+}
 
 
 def _zip(path: Path, content: bytes) -> None:
@@ -867,11 +873,7 @@ ROWS = [
     # what claims to be weights of a network that measures
     *(
         Row(f"E1 weights {name}", f"weights import @payloads/{name}", 2, f"@payloads/{name}: {says}", ".safetensors")
-        for name, says in {
-            **dict.fromkeys(PAYLOADS, "holds code (posix.system)"),
-            "legacy.tar": "is damaged, cut short, or no file of weights",
-            "cache.npy": "is damaged, cut short, or no file of weights",
-        }.items()
+        for name, says in WHAT_IS_SAID_OF_PAYLOADS.items()
     ),
     *(
         Row(f"E3 weights {name}", f"weights import @models/{name} --as vgg16", 2, f"@models/{name}: {says}", mend)
@@ -890,11 +892,7 @@ ROWS = [
     # what claims to be another project's generator
     *(
         Row(f"E1 import {name}", f"{IMPORT} @payloads/{name}", 2, f"@payloads/{name}: {says}", ".safetensors")
-        for name, says in {
-            **dict.fromkeys(PAYLOADS, "holds code (posix.system)"),
-            "legacy.tar": "is damaged, cut short, or no file of weights",
-            "cache.npy": "is damaged, cut short, or no file of weights",
-        }.items()
+        for name, says in WHAT_IS_SAID_OF_PAYLOADS.items()
     ),
     *(
         Row(f"E3 import {name}", f"{IMPORT} @models/{name}", 2, f"@models/{name}: {says}", mend)
