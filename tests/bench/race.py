@@ -80,17 +80,25 @@ def check_peer(peer: Path, method: str) -> None:
             )
 
 
+def plain_networks(peer: Path) -> list[str]:
+    """Flags for networks as in the papers: the CUT repository's filter their halvings and doublings unless told not to."""
+    known = _known_options(peer)
+    return [flag for flag in ("--no_antialias", "--no_antialias_up") if f"'{flag}'" in known]
+
+
+def _known_options(peer: Path) -> str:
+    return "".join(path.read_text() for path in (peer / "options").glob("*.py"))
+
+
 def _peer_options(race: Race, arguments: list[str]) -> Any:
     """The peer's own parsed options: its defaults, and `arguments` where it knows them."""
     import torch
     from options.train_options import TrainOptions  # type: ignore[import-not-found]
 
-    known = "".join(path.read_text() for path in (race.peer / "options").glob("*.py"))
-    # the CUT repository's networks filter their halvings and doublings unless told not to; the paper's do not
-    arguments = arguments + [flag for flag in ("--no_antialias", "--no_antialias_up") if f"'{flag}'" in known]
+    arguments = arguments + plain_networks(race.peer)
     with tempfile.TemporaryDirectory() as scratch:  # it writes its options down
         sys.argv = ["train.py", "--dataroot", str(race.photos or scratch), "--checkpoints_dir", scratch, *arguments]
-        if "--gpu_ids" in known:
+        if "--gpu_ids" in _known_options(race.peer):
             sys.argv += ["--gpu_ids", "0" if race.device == "cuda" else "-1"]
         options = TrainOptions().parse()
     # newer checkouts take the device from their launcher; the CUT repository's CycleGAN asks for an option it dropped
