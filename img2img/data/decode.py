@@ -40,6 +40,8 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MAX_PIXELS = 178_956_970
+# What the smallest frame of an animation counts towards the limit, since objects around its pixels take memory too
+_LEAST_FRAME = 64 * 64
 
 # Pillow remarks on odd metadata with warnings; what matters here becomes an ImageFault or a note, and the rest would
 # reach the terminal from many threads at once.
@@ -63,6 +65,8 @@ class Picture:
         format: Pillow's name of the file format, a key of FORMATS.
         exif: Exif block without orientation, position (GPS), thumbnail and storage layout, or None.
         notes: remarks for the user, such as "first of 12 frames".
+        milliseconds: how long it is shown as a frame of an animation; None for a page, and outside of animations.
+        plays: how often its animation is played, 0 for ever.
     """
 
     pixels: np.ndarray
@@ -70,6 +74,8 @@ class Picture:
     format: str
     exif: bytes | None
     notes: tuple[str, ...]
+    milliseconds: float | None = None
+    plays: int = 0
 
     @property
     def height(self) -> int:
@@ -181,11 +187,78 @@ def open_image(
     Raises:
         ImageFault: with the path as subject.
     """
-    if isinstance(file, (str, os.PathLike)):
-        with open_regular(file) as stream:
-            return _decode(stream, file, max_pixels, allow_truncated, frame)
-    name = getattr(file, "name", None)
-    return _decode(file, name if isinstance(name, str) else "picture", max_pixels, allow_truncated, frame)
+    with _opened(file) as (stream, subject):
+        return _decode(stream, subject, max_pixels, allow_truncated, frame)
+
+
+def count_frames(file: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> int:
+    """How many pictures `open_frames` gives, by the headers alone.
+
+    Raises:
+        ImageFault: no picture, a damaged header, or more than `max_pixels` in all frames together.
+    """
+    with _opened(file) as (stream, subject), _as_image_faults(stream, subject):
+        image, name = _open_header(stream, subject)
+        return len(_shown_frames(image, name, stream, subject, max_pixels))
+
+
+def open_frames(
+    file: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False
+) -> Iterator[Picture]:
+    """Open every frame of an animation, as a viewer shows them, or every page of a TIFF, one after the other.
+
+    Any other file gives the one picture of `open_image`; so does a camera's MPO file. The picture that an animated PNG
+    has for programs without animations is none of its frames.
+
+    Args:
+        max_pixels: of all frames together, of which each counts as at least 64 × 64.
+        allow_truncated: take the frames that are there.
+
+    Raises:
+        ImageFault: when it is that frame's turn; the problem names the frame, counted from 1.
+    """
+    with _opened(file) as (stream, subject):
+        with _as_image_faults(stream, subject):
+            image, name = _open_header(stream, subject)
+            numbers = _shown_frames(image, name, stream, subject, max_pixels)
+            count = len(numbers)
+            problem = _find_damage(stream, name, allow_truncated)
+            if problem is not None:
+                raise problem
+            # Pillow takes it for the end of the animation where the file ends between two frames
+            if name == "GIF" and not allow_truncated and not _walk_gif(stream)[1]:
+                raise _CutShort
+        if count == 1:
+            yield _decode(stream, subject, max_pixels, allow_truncated, frame=0)
+            return
+        notes = [f"{count} frames", *_format_notes(image, name, subject)]
+        num_pixels = 0
+        for position, number in enumerate(numbers, 1):
+            with naming_frame(subject, position, count), _as_image_faults(stream, subject):
+                try:
+                    image = _load(image, name, stream, subject, max_pixels, allow_truncated, number)
+                except (OSError, SyntaxError, EOFError, struct.error, _NoFrame) as error:
+                    if not _is_cut_short(error):
+                        raise
+                    if allow_truncated and position > 1:
+                        return
+                    raise _CutShort from None
+                picture = _to_picture(image, name, subject, notes)
+                num_pixels += max(_LEAST_FRAME, picture.height * picture.width)
+                _check_total(num_pixels, position, subject, max_pixels)
+            notes = []
+            yield picture
+
+
+@contextmanager
+def naming_frame(subject: object, number: int, count: int) -> Iterator[None]:
+    """Let an ImageFault say which of several frames it is about."""
+    try:
+        yield
+    except ImageFault as fault:
+        if count == 1:
+            raise
+        raise ImageFault(subject, f"frame {number} of {count}: {fault.problem}", fault.mend) from fault
 
 
 def upright_size(file: BinaryIO, subject: object, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -226,23 +299,53 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     raise ImageFault(path, f"is {kind}, not a picture file", "Rename it or leave it out")
 
 
+@contextmanager
+def _opened(file: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[BinaryIO, object]]:
+    """A picture's bytes, and what it is called."""
+    if isinstance(file, (str, os.PathLike)):
+        with open_regular(file) as stream:
+            yield stream, file
+    else:
+        name = getattr(file, "name", None)
+        yield file, name if isinstance(name, str) else "picture"
+
+
 def _decode(stream: BinaryIO, subject: object, max_pixels: int, allow_truncated: bool, frame: int) -> Picture:
-    try:
+    with _as_image_faults(stream, subject):
         image, name = _open_header(stream, subject)
         _check_size(image, name, subject, max_pixels, frame)
         problem = _find_damage(stream, name, allow_truncated)
         if problem is not None:
             raise problem
-        notes = _frame_notes(image, name, frame)
-        suffix = Path(os.fsdecode(subject)).suffix.lower() if isinstance(subject, (str, os.PathLike)) else ""
-        if suffix in SUFFIXES and suffix not in FORMATS[name]:
-            notes.append(f"{name} named {suffix}")
-        if _has_deep_colour(image):
-            notes.append("16-bit colour reduced to 8")
-        loaded = _load(image, name, stream, subject, allow_truncated, frame)
-        upright, exif = _upright(loaded, notes)
-        pixels, alpha = _to_srgb_arrays(upright, subject, notes)
-    except ImageFault:
+        notes = [*_frame_notes(image, name, frame), *_format_notes(image, name, subject)]
+        try:
+            loaded = _load(image, name, stream, subject, max_pixels, allow_truncated, frame)
+        except _NoFrame:
+            raise ImageFault(subject, f"has no frame {frame}", "Ask for an earlier frame") from None
+        return _to_picture(loaded, name, subject, notes)
+
+
+def _to_picture(image: Image.Image, name: str, subject: object, notes: list[str]) -> Picture:
+    """A loaded image, or the loaded frame of it, as a Picture; `notes` may grow."""
+    upright, exif = _upright(image, notes)
+    pixels, alpha = _to_srgb_arrays(upright, subject, notes)
+    milliseconds = image.info.get("duration", 0 if name == "GIF" else None)
+    return Picture(pixels, alpha, name, exif, tuple(notes), milliseconds, _plays(image, name))
+
+
+def _plays(image: Image.Image, name: str) -> int:
+    loop = image.info.get("loop")
+    if name != "GIF" or loop == 0:
+        return loop or 0
+    return 1 if loop is None else loop + 1  # a GIF says how often it is repeated after the first time
+
+
+@contextmanager
+def _as_image_faults(stream: BinaryIO, subject: object) -> Iterator[None]:
+    """Whatever decoders raise comes out as an ImageFault."""
+    try:
+        yield
+    except (ImageFault, _NoFrame):
         raise
     except _CutShort:
         raise _cut_short(stream, subject) from None
@@ -263,7 +366,10 @@ def _decode(stream: BinaryIO, subject: object, max_pixels: int, allow_truncated:
     # Decoders answer damage with every kind of exception; a bad file must not end a night's run, whatever it raises
     except Exception as error:
         raise _fault_of(error, stream, subject) from error
-    return Picture(pixels, alpha, name, exif, tuple(notes))
+
+
+class _NoFrame(Exception):
+    """The file has fewer frames."""
 
 
 class _CutShort(Exception):
@@ -284,11 +390,14 @@ def _readable_bytes(size: int) -> str:
 
 
 def _fault_of(error: Exception, stream: BinaryIO, subject: object) -> ImageFault:
-    message = str(error) or type(error).__name__
-    hints = ("truncated", "not enough", "unexpected end", "end of file", "incomplete", "no more")
-    if isinstance(error, EOFError) or any(hint in message.lower() for hint in hints):
+    if _is_cut_short(error):
         return _cut_short(stream, subject)
-    return ImageFault(subject, f"is damaged ({message})", _DAMAGED_MEND)
+    return ImageFault(subject, f"is damaged ({str(error) or type(error).__name__})", _DAMAGED_MEND)
+
+
+def _is_cut_short(error: Exception) -> bool:
+    hints = ("truncated", "not enough", "unexpected end", "end of file", "incomplete", "no more")
+    return isinstance(error, EOFError | _NoFrame) or any(hint in str(error).lower() for hint in hints)
 
 
 # ---------------------------------------------------------------------------------------------------- header
@@ -401,6 +510,84 @@ def _check_size(image: ImageFile.ImageFile, name: str, subject: object, max_pixe
             f"{pixels / 1e6:.4g} megapixels is over the limit of {max_pixels / 1e6:.4g}",
             "Make it smaller, or raise --max-pixels (in training data.max_pixels)",
         )
+
+
+def _shown_frames(image: ImageFile.ImageFile, name: str, stream: BinaryIO, subject: object, max_pixels: int) -> range:
+    """The numbers of the frames or pages that a viewer shows, by headers alone; none is over the limit of pixels."""
+    _check_size(image, name, subject, max_pixels, frame=0)
+    if name == "JPEG":
+        return range(1)
+    if name == "TIFF":
+        return range(_count_pages(image, subject, max_pixels))
+    count = _walk_gif(stream)[0] if name == "GIF" else getattr(image, "n_frames", 1)
+    width, height = image.size
+    _check_total(count * max(_LEAST_FRAME, width * height), count, subject, max_pixels)
+    return range(1 if count > 1 and image.info.get("default_image") else 0, count)
+
+
+def _count_pages(image: ImageFile.ImageFile, subject: object, max_pixels: int) -> int:
+    """Pages are looked at one by one: each has a size of its own, and a hostile file may have any number of them."""
+    num_pixels = count = 0
+    while True:
+        try:
+            image.seek(count)
+        except EOFError:
+            break
+        except Exception as error:  # directories of pages can be damaged in every way
+            raise ImageFault(subject, f"frame {count + 1}: is damaged ({error})", _DAMAGED_MEND) from error
+        count += 1
+        width, height = image.size
+        num_pixels += max(_LEAST_FRAME, width * height)
+        _check_total(num_pixels, count, subject, max_pixels)
+    image.seek(0)
+    return count
+
+
+def _check_total(num_pixels: int, num_frames: int, subject: object, max_pixels: int) -> None:
+    if num_frames > 1 and num_pixels > max_pixels:
+        raise ImageFault(
+            subject,
+            f"{num_frames} frames of {num_pixels / 1e6:.4g} megapixels together are over the limit of "
+            f"{max_pixels / 1e6:.4g} (each counts as 64 × 64 at least)",
+            "Take its first with --frames first, make it shorter, or raise --max-pixels",
+        )
+
+
+def _walk_gif(stream: BinaryIO) -> tuple[int, bool]:
+    """How many frames a GIF has, and whether the trailer follows them (GIF89a specification, section 27).
+
+    Nothing is decoded. Frames whose data begin are counted.
+    """
+    stream.seek(10)
+    flags = stream.read(3)[0]
+    if flags & 0x80:
+        stream.seek(3 << (flags & 7) + 1, os.SEEK_CUR)  # its palette
+    count = 0
+    while True:
+        kind = stream.read(1)
+        if kind in (b";", b""):
+            return count, kind == b";"
+        if kind == b",":
+            descriptor = stream.read(9)
+            if len(descriptor) == 9 and descriptor[8] & 0x80:
+                stream.seek(3 << (descriptor[8] & 7) + 1, os.SEEK_CUR)
+            count += bool(stream.read(1))  # the width of its codes
+        elif kind == b"!":
+            stream.seek(1, os.SEEK_CUR)
+        else:  # no block begins so; Pillow passes over such bytes, too
+            continue
+        while (size := stream.read(1)) and size[0]:
+            stream.seek(size[0], os.SEEK_CUR)
+
+
+def _format_notes(image: ImageFile.ImageFile, name: str, subject: object) -> list[str]:
+    notes = []
+    suffix = Path(os.fsdecode(subject)).suffix.lower() if isinstance(subject, (str, os.PathLike)) else ""
+    if suffix in SUFFIXES and suffix not in FORMATS[name]:
+        notes.append(f"{name} named {suffix}")
+    if _has_deep_colour(image):
+        notes.append("16-bit colour reduced to 8")
+    return notes
 
 
 def _frame_notes(image: ImageFile.ImageFile, name: str, frame: int) -> list[str]:
@@ -537,11 +724,19 @@ _turnstile = _Turnstile()
 
 
 def _load(
-    image: ImageFile.ImageFile, name: str, stream: BinaryIO, subject: object, allow_truncated: bool, frame: int
-) -> Image.Image:
+    image: ImageFile.ImageFile,
+    name: str,
+    stream: BinaryIO,
+    subject: object,
+    max_pixels: int,
+    allow_truncated: bool,
+    frame: int,
+) -> ImageFile.ImageFile:
     try:
         with _turnstile.ordinary():
-            _seek(image, frame, subject)
+            _seek(image, frame)
+            # a GIF's frame may be larger than its first, and so may a page
+            _check_size(image, name, subject, max_pixels, frame=0)
             image.load()
         return image
     except (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error):
@@ -550,17 +745,18 @@ def _load(
     with _turnstile.tolerant():
         stream.seek(0)
         image = Image.OPEN[name][0](stream, "")
-        _seek(image, frame, subject)
+        _seek(image, frame)
+        _check_size(image, name, subject, max_pixels, frame=0)
         image.load()
     return image
 
 
-def _seek(image: ImageFile.ImageFile, frame: int, subject: object) -> None:
+def _seek(image: ImageFile.ImageFile, frame: int) -> None:
     if frame:
         try:
             image.seek(frame)
         except EOFError:
-            raise ImageFault(subject, f"has no frame {frame}", "Ask for an earlier frame") from None
+            raise _NoFrame from None
 
 
 # Exif tags that describe how the file stored its pixels, which is no longer true of what is saved later: TIFF 6.0

@@ -13,9 +13,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, ImageCms, ImageFile
+from PIL import ExifTags, Image, ImageCms, ImageFile, TiffImagePlugin
 
-from img2img.data.decode import FORMATS, Picture, accepted_formats, edge_colour, open_image, upright_size
+from img2img.data.decode import (
+    FORMATS,
+    Picture,
+    accepted_formats,
+    count_frames,
+    edge_colour,
+    open_frames,
+    open_image,
+    upright_size,
+)
 from img2img.errors import ImageFault
 
 # Pillow's remarks on damaged metadata; img2img silences them, pytest turns them on again
@@ -476,6 +485,152 @@ class TestFrames:
     def test_single_frame_has_no_note(self) -> None:
         for format in ("GIF", "WEBP", "PNG", "TIFF"):
             assert open_image(encoded(waves(), format)).notes == ()
+
+
+def moving(format: str = "GIF", count: int = 4, **options: object) -> bytes:
+    """Frames of plain colour, 10, 20, ... ms long."""
+    frames = [Image.new("RGB", (9, 7), (50 * index, 200, 30)) for index in range(count)]
+    options = {"lossless": True, "quality": 100, **options}
+    durations = [10 * index for index in range(1, count + 1)]
+    stream = encoded(frames[0], format, save_all=True, append_images=frames[1:], duration=durations, **options)
+    return stream.getvalue()
+
+
+def by_hand(sizes: list[tuple[int, int]], count: int = 1) -> bytes:
+    """A GIF of `count` times frames of these (width, height) without pixels, after a canvas of 1 × 1."""
+    frames = [struct.pack("<cHHHHB", b",", 0, 0, *size, 0) + b"\x02\x01\x00\x00" for size in sizes]
+    return b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6) + b"".join(frames) * count + b";"
+
+
+class TestAllFrames:
+    """PROMISES C10."""
+
+    @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "AVIF", "TIFF"])
+    def test_every_frame_in_order(self, format: str) -> None:
+        stream = io.BytesIO(moving(format))
+        assert count_frames(stream) == 4
+        pictures = list(open_frames(stream))
+        for index, picture in enumerate(pictures):
+            expected = np.array([50 * index, 200, 30])
+            assert np.abs(picture.as_channels(3) - expected).max() <= (3 if format == "AVIF" else 0)
+            assert picture.notes == (("4 frames",) if index == 0 else ())
+        times = [picture.milliseconds for picture in pictures]
+        assert times == ([None] * 4 if format == "TIFF" else [10, 20, 30, 40])
+
+    def test_frames_are_composed_as_pillow_does(self) -> None:
+        """Frames that draw a part, over what was before, or that is taken away again, with transparent pixels."""
+        rng = np.random.default_rng(0)
+        frames = []
+        for _ in range(12):
+            array = np.repeat(np.repeat(rng.integers(0, 256, (4, 5, 4), np.uint8), 2, 0), 2, 1)
+            array[..., 3] = 255 * (array[..., 3] > 90)
+            frames.append(Image.fromarray(array))
+        disposal = [0, 1, 2, 3, 2, 3, 1, 0, 3, 2, 2, 1]
+        gif = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], disposal=disposal)
+        blended = {"disposal": [each % 3 for each in disposal], "blend": [each % 2 for each in disposal]}
+        apng = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:], **blended)
+        for stream in (gif, apng):
+            pictures = list(open_frames(stream))
+            image = Image.open(stream)
+            assert len(pictures) == image.n_frames == 12  # type: ignore[attr-defined]
+            for index, picture in enumerate(pictures):
+                image.seek(index)
+                shown = np.array(image.convert("RGBA"))
+                ours = picture.as_channels(4)
+                assert np.array_equal(ours[..., 3], shown[..., 3])
+                assert np.array_equal(ours[shown[..., 3] > 0], shown[shown[..., 3] > 0])
+
+    def test_pages_have_sizes_depths_and_turns_of_their_own(self) -> None:
+        deep = np.arange(0, 60_000, 1_000, dtype=np.uint16).reshape(6, 10)
+        turned = Image.Exif()
+        turned[0x0112] = 6
+        pages = [(Image.fromarray(deep), {}), (waves(9, 5), {}), (waves(8, 4), {"exif": turned})]
+        stream = io.BytesIO()
+        with TiffImagePlugin.AppendingTiffWriter(stream) as writer:
+            for image, options in pages:
+                image.save(writer, "TIFF", **options)  # type: ignore[arg-type]
+                writer.newFrame()
+        first, second, third = open_frames(stream)
+        assert np.array_equal(first.pixels[..., 0], deep)
+        assert np.array_equal(second.pixels, np.array(waves(9, 5)))
+        assert np.array_equal(third.pixels, np.rot90(np.array(waves(8, 4)), -1))
+
+    @pytest.mark.parametrize(("loop", "plays"), [(None, 1), (0, 0), (2, 3)])
+    def test_how_often_a_gif_is_played(self, loop: int | None, plays: int) -> None:
+        """A GIF counts how often it is repeated, the other formats how often it is played."""
+        options = {} if loop is None else {"loop": loop}
+        assert next(open_frames(io.BytesIO(moving("GIF", **options)))).plays == plays
+        for format in ("PNG", "WEBP"):
+            assert next(open_frames(io.BytesIO(moving(format, loop=plays)))).plays == plays
+
+    def test_one_picture_is_that_of_open_image(self) -> None:
+        mpo = encoded(waves(), "MPO", save_all=True, append_images=[waves(seed=5)])
+        for stream in (encoded(waves()), encoded(waves(), "GIF"), encoded(waves(), "TIFF"), mpo):
+            (picture,) = open_frames(stream)
+            alone = open_image(stream)
+            assert np.array_equal(picture.pixels, alone.pixels)
+            assert (picture.notes, picture.exif, count_frames(stream)) == (alone.notes, alone.exif, 1)
+
+    def test_the_picture_for_programs_without_animations_is_no_frame(self) -> None:
+        frames = [Image.new("RGB", (4, 4), (level, 0, 0)) for level in (255, 10, 20)]
+        stream = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:], default_image=True)
+        assert [int(picture.pixels[0, 0, 0]) for picture in open_frames(stream)] == [10, 20]
+
+    def test_the_limit_holds_for_all_frames_together(self) -> None:
+        large = [Image.new("L", (100, 80), level) for level in (0, 100, 200)]
+        for format in ("GIF", "PNG", "WEBP", "TIFF"):
+            stream = encoded(large[0], format, save_all=True, append_images=large[1:])
+            assert count_frames(stream, max_pixels=3 * 8000) == 3
+            for function in (count_frames, lambda *given, **keywords: next(open_frames(*given, **keywords))):
+                with pytest.raises(ImageFault, match=r"0.024 megapixels together are over .*--frames first"):
+                    function(stream, max_pixels=3 * 8000 - 1)
+
+    def test_many_small_frames_are_refused_before_they_are_decoded(self) -> None:
+        content = by_hand([(1, 1)], 100_000)
+        started = time.process_time()
+        with pytest.raises(ImageFault, match=r"100000 frames of 409\.6 megapixels together"):
+            count_frames(io.BytesIO(content))
+        assert time.process_time() - started < 2
+
+    def test_a_frame_larger_than_its_canvas_counts_as_it_is(self) -> None:
+        content = by_hand([(1, 1), (3000, 3000)])
+        assert count_frames(io.BytesIO(content), max_pixels=1_000_000) == 2
+        with pytest.raises(ImageFault, match="frame 2 of 2: 9 megapixels is over the limit of 1"):
+            list(open_frames(io.BytesIO(content), max_pixels=1_000_000))
+
+    @pytest.mark.parametrize("format", ["GIF", "PNG", "TIFF"])
+    def test_a_cut_anywhere_is_noticed(self, format: str) -> None:
+        content = moving(format)
+        padding = 16 if format == "TIFF" else 0
+        for length in range(60, len(content) - padding, 7):
+            with pytest.raises(ImageFault, match=r"cut short|damaged|not read here"):
+                list(open_frames(io.BytesIO(content[:length])))
+
+    @pytest.mark.parametrize("format", ["GIF", "PNG"])
+    def test_what_is_there_of_a_cut_animation(self, format: str) -> None:
+        content = moving(format)
+        pictures = list(open_frames(io.BytesIO(content[: len(content) * 3 // 4]), allow_truncated=True))
+        assert 2 <= len(pictures) < 4
+        for index, picture in enumerate(pictures[:2]):
+            assert (picture.pixels == [50 * index, 200, 30]).all()
+
+    def test_a_damaged_frame_is_named(self) -> None:
+        content = bytearray(moving("PNG"))
+        second = content.index(b"fdAT") + 8  # after the name and the number in the sequence
+        content[second + 2] ^= 0xFF
+        pictures = open_frames(io.BytesIO(bytes(content)))
+        next(pictures)
+        with pytest.raises(ImageFault, match=r"frame 2 of 4: is damaged"):
+            next(pictures)
+
+    def test_a_damaged_directory_of_a_page_is_named(self) -> None:
+        content = bytearray(moving("TIFF"))
+        first = struct.unpack_from("<I", content, 4)[0]
+        (num_tags,) = struct.unpack_from("<H", content, first)
+        (second,) = struct.unpack_from("<I", content, first + 2 + 12 * num_tags)
+        content[second : second + 2] = b"\0\0"
+        with pytest.raises(ImageFault, match="frame 2: is damaged"):
+            count_frames(io.BytesIO(bytes(content)))
 
 
 class TestFormats:
