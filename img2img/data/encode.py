@@ -5,21 +5,24 @@ from __future__ import annotations
 import functools
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageColor, PngImagePlugin
+from PIL import Image, ImageCms, ImageColor, PngImagePlugin, TiffImagePlugin
 
 from img2img.atomic import write_bytes
-from img2img.data.decode import FORMATS, composite, reduce_to_8_bits
+from img2img.data.decode import FORMATS, Picture, composite, reduce_to_8_bits
 from img2img.errors import UsageFault
 
 # What is written, and which of these keep opacity. GIF keeps one bit of it and 256 colours.
 WRITABLE = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "PPM")
 KEEPS_ALPHA = frozenset(("PNG", "WEBP", "TIFF", "GIF", "AVIF"))
 KEEPS_16_BITS = frozenset(("PNG", "TIFF", "PPM"))
+# Which hold several frames or pages. In one animation all frames are of one size and of 8 bits, pages are as they are.
+KEEPS_FRAMES = frozenset(("PNG", "WEBP", "TIFF", "GIF", "AVIF"))
+_PAGE_MILLISECONDS = 1000  # that a page is shown when it becomes a frame
 
 
 def save_image(
@@ -80,12 +83,91 @@ def encode_image(
         pixels, alpha = pixels[..., :3], pixels[..., 3]
     if alpha is not None and format not in KEEPS_ALPHA:
         pixels, alpha = composite(reduce_to_8_bits(pixels), alpha, ImageColor.getrgb(background)[:3]), None
-    options: dict[str, Any] = {"exif": exif} if exif and format in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") else {}
     image = _to_pillow(pixels, alpha, format)
-    options |= _srgb_tag(image.mode, format) | _quality_options(format, quality, compress_type)
     encoded = io.BytesIO()
-    image.save(encoded, format=format, **options)
+    image.save(encoded, format=format, **_options(image.mode, format, exif, quality, compress_type))
     return encoded.getbuffer()
+
+
+def encode_frames(
+    frames: Sequence[Picture],
+    format: str,
+    *,
+    quality: int = 95,
+    compress_type: int = 3,
+    background: str = "white",
+) -> memoryview:
+    """Frames as one animation, or one file of pages; one frame alone is what encode_image makes of it.
+
+    Animations keep each frame's time, and how often the first says that all are played (AVIF: for ever). Frames that
+    come out equal are one that stays as long. GIF keeps whole hundredths of a second.
+
+    Args:
+        format: one of KEEPS_FRAMES where there are several frames.
+
+    Raises:
+        ValueError: frames of an animation differ in size.
+    """
+    first = frames[0]
+    if len(frames) == 1:
+        return encode_image(
+            first.pixels,
+            format,
+            alpha=first.alpha,
+            exif=first.exif,
+            quality=quality,
+            compress_type=compress_type,
+            background=background,
+        )
+    encoded = io.BytesIO()
+    if format == "TIFF":
+        with TiffImagePlugin.AppendingTiffWriter(encoded) as pages:
+            for frame in frames:
+                image = _to_pillow(frame.pixels, frame.alpha, format)
+                image.save(pages, format, **_options(image.mode, format, frame.exif, quality, compress_type))
+                pages.newFrame()
+        return encoded.getbuffer()
+    if len({(frame.height, frame.width) for frame in frames}) > 1:
+        raise ValueError("its frames differ in size")
+    num_channels = max(frame.pixels.shape[2] for frame in frames)
+    has_alpha = any(frame.alpha is not None for frame in frames)
+    images = [_to_pillow(*_alike(frame, num_channels, has_alpha), format) for frame in frames]
+    milliseconds = [_PAGE_MILLISECONDS if frame.milliseconds is None else frame.milliseconds for frame in frames]
+    options = _options(images[0].mode, format, first.exif, quality, compress_type)
+    _save_frames(encoded, images, format, milliseconds, first.plays, options)
+    return encoded.getbuffer()
+
+
+def _alike(frame: Picture, num_channels: int, has_alpha: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    pixels = reduce_to_8_bits(frame.pixels)
+    pixels = np.broadcast_to(pixels, (*pixels.shape[:2], num_channels))
+    alpha = np.full(pixels.shape[:2], 255, np.uint8) if has_alpha and frame.alpha is None else frame.alpha
+    return pixels, alpha
+
+
+def _save_frames(
+    encoded: io.BytesIO,
+    images: Sequence[Image.Image],
+    format: str,
+    milliseconds: Iterable[float],
+    plays: int,
+    options: dict[str, Any],
+) -> None:
+    first, *rest = images
+    if format == "GIF":
+        # zero stays what it is, as long as a viewer likes; less than a hundredth of a second must not become it
+        milliseconds = [10 * max(1, round(time / 10)) if time else 0 for time in milliseconds]
+        # without a loop it is played once, with one so many times more
+        options = options | ({} if plays == 1 else {"loop": min(max(0, plays - 1), 65_535)})
+        if first.mode == "RGBA":  # else what is behind a transparent pixel is the frame before
+            options["disposal"] = 2
+    else:
+        options = options | {"loop": min(plays, 65_535)}
+    duration = list(milliseconds) if format == "PNG" else [round(time) for time in milliseconds]
+    first.save(encoded, format, save_all=True, append_images=rest, duration=duration, **options)
+    if format == "WEBP" and first.mode == "RGBA" and encoded.getbuffer()[12:16] == b"VP8X":
+        # Where every frame is opaque in its own rectangle, libwebp's header denies the opacity of what lies around
+        encoded.getbuffer()[20] |= 0x10
 
 
 # Suffixes of files that show a sequence of frames; other formats, and .png, show one
@@ -107,20 +189,9 @@ def save_animation(path: str | os.PathLike[str], frames: Sequence[np.ndarray], *
     if suffix not in ANIMATED:
         raise UsageFault(path, f"no animation is known by the suffix '{suffix}'", f"Use one of {', '.join(ANIMATED)}")
     name = "PNG" if suffix == ".apng" else format_of(path)
-    first, *rest = [
-        _to_pillow(frame[..., :3], frame[..., 3] if frame.shape[2] == 4 else None, name) for frame in frames
-    ]
-    options: dict[str, Any] = {"lossless": True} if name == "WEBP" else {}
+    images = [_to_pillow(frame[..., :3], frame[..., 3] if frame.shape[2] == 4 else None, name) for frame in frames]
     encoded = io.BytesIO()
-    first.save(
-        encoded,
-        format=name,
-        save_all=True,
-        append_images=rest,
-        duration=round(1000 * seconds),
-        loop=0,
-        **options,
-    )
+    _save_frames(encoded, images, name, [1000 * seconds] * len(images), 0, {"lossless": True} if name == "WEBP" else {})
     write_bytes(path, encoded.getbuffer(), sync=False)
 
 
@@ -145,6 +216,12 @@ def _to_pillow(pixels: np.ndarray, alpha: np.ndarray | None, name: str) -> Image
             image = image.convert("RGB")
         image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
     return image
+
+
+def _options(mode: str, format: str, exif: bytes | None, quality: int, compress_type: int) -> dict[str, Any]:
+    """What Pillow is to save with."""
+    kept = {"exif": exif} if exif and format in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") else {}
+    return kept | _srgb_tag(mode, format) | _quality_options(format, quality, compress_type)
 
 
 def _srgb_tag(mode: str, name: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import resource
 import stat
@@ -13,8 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
 
-from img2img.data.decode import open_image
-from img2img.data.encode import ANIMATED, WRITABLE, format_of, save_animation, save_image
+from img2img.data.decode import Picture, open_frames, open_image
+from img2img.data.encode import (
+    ANIMATED,
+    KEEPS_FRAMES,
+    WRITABLE,
+    encode_frames,
+    encode_image,
+    format_of,
+    save_animation,
+    save_image,
+)
 from img2img.errors import Fault, UsageFault
 
 RANDOM = np.random.default_rng(0)
@@ -213,6 +223,91 @@ def test_an_animation_holds_every_frame(suffix: str, channels: int, tmp_path: Pa
             assert np.abs(shown.astype(int) - frame[..., :1]).max() <= 1
             if suffix != ".webp":  # Pillow tells WebP's durations only while it decodes
                 assert round(animation.info["duration"]) == 50
+
+
+def frame(
+    pixels: np.ndarray, milliseconds: float | None = None, plays: int = 0, alpha: np.ndarray | None = None
+) -> Picture:
+    return Picture(pixels, alpha, "GIF", None, (), milliseconds, plays)
+
+
+def again(frames: list[Picture], format: str) -> list[Picture]:
+    return list(open_frames(io.BytesIO(encode_frames(frames, format))))
+
+
+@pytest.mark.parametrize("format", sorted(KEEPS_FRAMES))
+def test_frames_keep_pixels_order_and_times(format: str) -> None:
+    frames = [frame(np.full((6, 8, 3), (level, 90, 10), np.uint8), 40 + level, 3) for level in (0, 100, 200)]
+    found = again(frames, format)
+    for before, after in zip(frames, found, strict=True):
+        difference = np.abs(after.as_channels(3).astype(int) - before.pixels).max()
+        assert difference <= {"WEBP": 5, "AVIF": 5}.get(format, 0)
+        assert after.milliseconds == (None if format == "TIFF" else before.milliseconds)
+    assert [each.plays for each in found] == [{"TIFF": 0, "AVIF": 0}.get(format, 3)] * 3
+
+
+@pytest.mark.parametrize("plays", [0, 1, 2])
+def test_a_gif_is_played_as_often(plays: int) -> None:
+    frames = [frame(np.full((6, 8, 3), level, np.uint8), 50, plays) for level in (0, 100)]
+    assert again(frames, "GIF")[0].plays == plays
+
+
+def test_times_that_a_gif_cannot_keep_are_rounded_but_not_to_nothing() -> None:
+    frames = [frame(np.full((6, 8, 3), level, np.uint8), time) for level, time in ((0, 33), (1, 2), (2, 0), (3, None))]
+    assert [each.milliseconds for each in again(frames, "GIF")] == [30, 10, 0, 1000]
+
+
+def half_hidden() -> list[Picture]:
+    """An opaque frame of grey, one of colour with its right half transparent, one of grey with its left half."""
+    left = np.repeat(np.array([[255, 0]], np.uint8), 4, axis=1).repeat(8, axis=0)
+    return [
+        frame(np.full((8, 8, 1), 200, np.uint8), 50),
+        frame(np.full((8, 8, 3), (100, 0, 0), np.uint8), 50, alpha=left),
+        frame(np.full((8, 8, 1), 50, np.uint8), 50, alpha=255 - left),
+    ]
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "AVIF"])
+def test_frames_with_and_without_opacity(format: str) -> None:
+    frames = half_hidden()
+    found = again(frames, format)
+    for before, after in zip(frames, found, strict=True):
+        alpha = np.full((8, 8), 255) if before.alpha is None else before.alpha
+        assert np.array_equal(after.as_channels(4)[..., 3], alpha)
+    assert np.abs(found[1].as_channels(4)[:, :4, :3].astype(int) - (100, 0, 0)).max() <= {"WEBP": 6, "AVIF": 6}.get(
+        format, 0
+    )
+
+
+def test_a_gif_clears_each_frame_before_the_next() -> None:
+    """Its extension before each frame: disposal 2 to the background, and transparency of the second and third."""
+    content = bytes(encode_frames(half_hidden(), "GIF"))
+    flags = [content[place + 3] for place in range(len(content)) if content[place : place + 3] == b"!\xf9\x04"]
+    assert [flag >> 2 for flag in flags] == [2, 2, 2]
+    assert [flag & 1 for flag in flags] == [0, 1, 1]
+
+
+def test_pages_keep_their_sizes_depths_and_exif() -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    deep = RANDOM.integers(0, 65536, (5, 6, 1)).astype(np.uint16)
+    pages = [frame(deep), Picture(noise(9, 4, 3), None, "TIFF", exif.tobytes(), ()), frame(noise(3, 3, 1))]
+    found = again(pages, "TIFF")
+    for before, after in zip(pages, found, strict=True):
+        assert after.pixels.dtype == before.pixels.dtype
+        assert np.array_equal(after.pixels, before.pixels)
+    assert found[1].exif == exif.tobytes()
+    with pytest.raises(ValueError, match="differ in size"):
+        encode_frames(pages, "PNG")
+    shallow = again([frame(np.full((4, 4, 1), level * 257, np.uint16)) for level in (7, 8)], "PNG")
+    assert [int(each.pixels[0, 0, 0]) for each in shallow] == [7, 8]
+
+
+def test_one_frame_is_a_picture() -> None:
+    pixels, alpha = noise(5, 6, 3), noise(5, 6)
+    for format in WRITABLE:
+        alone = encode_frames([frame(pixels, 50, 2, alpha)], format, quality=80, background="red")
+        assert alone == encode_image(pixels, format, alpha=alpha, quality=80, background="red")
 
 
 def test_what_is_no_animation(tmp_path: Path) -> None:
