@@ -53,6 +53,13 @@ _LARGEST_INPUT = 1 << 30  # bytes from standard input
 )
 @click.option("--side-by-side", is_flag=True, help="Write each picture with its translation to the right of it.")
 @click.option(
+    "--frames",
+    type=click.Choice(["first", "all"]),
+    default="first",
+    show_default=True,
+    help="Of an animation or a file of pages: all comes out as an animation or as pages again.",
+)
+@click.option(
     "--shard",
     metavar="N/COUNT",
     help="Do the N-th part of a folder, for COUNT runs on one or several machines. torchrun shares by itself.",
@@ -85,6 +92,7 @@ def command(
     quality: int,
     background: str,
     side_by_side: bool,
+    frames: str,
     shard: str | None,
     strict: bool,
     in_place: bool,
@@ -113,6 +121,7 @@ def command(
       img2img translate model.safetensors photo.jpg drawing.png --scale trained
       img2img translate animals.safetensors cats dogs --style dog --seed 3
       img2img translate animals.safetensors cats like-rex --style dog --reference rex.jpg
+      img2img translate model.safetensors film.gif film-as-drawing.gif --frames all
       img2img translate model.safetensors photos out --shard 1/2
       torchrun --nproc-per-node 4 --module img2img_cli translate model.safetensors photos out
       cat photo.jpg | img2img translate model.safetensors - - --format png > drawing.png
@@ -140,6 +149,7 @@ def command(
         "quality": quality,
         "background": background,
         "side_by_side": side_by_side,
+        "frames": frames,
         "in_place": in_place,
         "max_pixels": max_pixels or MAX_PIXELS,
         "allow_truncated": allow_truncated,

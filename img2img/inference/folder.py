@@ -13,21 +13,31 @@ import logging
 import os
 import re
 import stat
+import struct
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from img2img.atomic import remove_leftovers, temporary_beside, write_bytes, write_fault, write_new
-from img2img.data.decode import FORMATS, MAX_PIXELS, Picture, open_image, reduce_to_8_bits
-from img2img.data.encode import WRITABLE, encode_image, format_of
+from img2img.data.decode import (
+    FORMATS,
+    MAX_PIXELS,
+    Picture,
+    count_frames,
+    naming_frame,
+    open_frames,
+    open_image,
+    reduce_to_8_bits,
+)
+from img2img.data.encode import KEEPS_FRAMES, WRITABLE, encode_frames, format_of
 from img2img.data.files import list_images, no_images
 from img2img.data.threads import Pool, Task
 from img2img.distributed import World
@@ -45,6 +55,8 @@ from img2img.inference.model import (
     too_large,
 )
 from img2img.inference.names import SUBSTITUTE, output_names
+
+Frames = Literal["first", "all"]
 
 SKIPPED_NAME = "skipped.jsonl"
 _SUFFIXES = frozenset(suffix for name in WRITABLE for suffix in FORMATS[name])
@@ -121,6 +133,7 @@ class Options:
     quality: int
     background: str
     side_by_side: bool
+    frames: Frames
     max_pixels: int
     allow_truncated: bool
     in_place: bool
@@ -132,7 +145,7 @@ class _Item:
     """One picture of the run.
 
     `name` is its output's, below the target folder; `digest` its source's sha256; `prepared` is there between reading
-    and writing; `done` says that its output is there already.
+    and writing, unless there are several frames; `done` says that its output is there already.
     """
 
     source: Path
@@ -140,6 +153,7 @@ class _Item:
     target: Path
     digest: str = ""
     prepared: Prepared | None = None
+    num_frames: int = 1
     done: bool = False
 
 
@@ -159,6 +173,7 @@ def translate_folder(
     quality: int = 95,
     background: str = "white",
     side_by_side: bool = False,
+    frames: Frames = "first",
     shard: Shard = WHOLE,
     strict: bool = False,
     in_place: bool = False,
@@ -180,12 +195,14 @@ def translate_folder(
         quality: 1…100 of JPEG, WebP and AVIF.
         background: colour behind transparent pixels where the written format keeps no opacity.
         side_by_side: write the picture and, to the right of it, its translation.
+        frames: "all" translates an animation into an animation and a TIFF of several pages into one of as many;
+            "first" takes the first picture of it.
         shard: (number, count): only every count-th picture, from the number-th on, so that `count` runs, at once or
             not, do them all. They know each other's outputs and list what they skip in one file.
         strict: raise at the first picture that cannot be used.
         in_place: allow `dst` to be `src`. A picture that is this model's output already is then left alone.
         follow_links: enter links to folders.
-        max_pixels, allow_truncated: as in open_image.
+        max_pixels, allow_truncated: as in open_image and, for all frames together, open_frames.
         progress: called with (pictures done, pictures in all).
 
     Remarks, warnings and skipped pictures are logged as they come.
@@ -203,6 +220,7 @@ def translate_folder(
         quality,
         background,
         side_by_side,
+        _known_frames(frames),
         max_pixels,
         allow_truncated,
         in_place,
@@ -242,6 +260,7 @@ def translate_file(
     quality: int = 95,
     background: str = "white",
     side_by_side: bool = False,
+    frames: Frames = "first",
     in_place: bool = False,
     max_pixels: int = MAX_PIXELS,
     allow_truncated: bool = False,
@@ -257,6 +276,7 @@ def translate_file(
     """
     started = time.monotonic()
     direction = model.direction(direction)
+    frames = _known_frames(frames)
     known = _known_format(format)
     if isinstance(dst, str | os.PathLike):
         known = known or format_of(dst)
@@ -267,22 +287,34 @@ def translate_file(
     if isinstance(dst, str | os.PathLike):
         require_folder(Path(dst).parent)
     subject = src if isinstance(src, str | os.PathLike) else getattr(src, "name", "picture")
-    picture = open_image(src, max_pixels=max_pixels, allow_truncated=allow_truncated)
-    prepared = model.prepare(picture, direction, scale)
-    for remark in picture.notes:
-        _log.info("note: %s: %s", subject, remark)
-    if is_far(prepared, scale):
-        _log.warning("%s", far_from_trained(subject, prepared.enlargement))
-    before = time.monotonic()
-    (result,) = model.run_each(prepared.values[None], direction, seed, tile=tile, subjects=[subject])
-    network_seconds = time.monotonic() - before
-    if isinstance(result, OutOfMemory):
-        raise too_large(subject, picture, result)
-    pixels, alpha = model.finish(result, picture, subject)
-    if side_by_side:
-        pixels, alpha = beside(picture, pixels, alpha)
-    known = known or (picture.format if picture.format in WRITABLE else SUBSTITUTE)
-    encoded = _encode(subject, pixels, alpha, known, picture.exif, quality, background)
+    count = count_frames(src, max_pixels=max_pixels) if frames == "all" else 1
+    opened: Iterable[Picture]
+    if frames == "all":
+        opened = open_frames(src, max_pixels=max_pixels, allow_truncated=allow_truncated)
+    else:
+        opened = [open_image(src, max_pixels=max_pixels, allow_truncated=allow_truncated)]
+    translated: list[Picture] = []
+    network_seconds = 0.0
+    for group in _prepare_alike(model, opened, direction, scale, _BATCH.get(model.device.type, 1)):
+        if not translated:
+            first = group[0].picture
+            known = known or (first.format if first.format in WRITABLE else SUBSTITUTE)
+            _require_room(known, count, subject)
+            for remark in first.notes:
+                _log.info("note: %s: %s", subject, remark)
+            if is_far(group[0], scale):
+                _log.warning("%s", far_from_trained(subject, group[0].enlargement))
+        before = time.monotonic()
+        values = torch.stack([one.values for one in group])
+        results = model.run_each(values, direction, seed, tile=tile, subjects=[subject] * len(group))
+        network_seconds += time.monotonic() - before
+        for one, result in zip(group, results):
+            with naming_frame(subject, len(translated) + 1, count):
+                if isinstance(result, OutOfMemory):
+                    raise too_large(subject, one.picture, result)
+                translated.append(_finished(model, one.picture, result, side_by_side, subject))
+    assert known is not None, "every file has a first picture"
+    encoded = _encode(subject, translated, known, quality, background)
     if isinstance(dst, str | os.PathLike):
         write_bytes(dst, encoded, sync=False)
     else:
@@ -375,7 +407,7 @@ class _Run:
         try:
             window = batch * (_WINDOW if batch > 1 else 1)
             for chunk in self._read_chunks(items, readers, window, ahead=workers + batch):
-                for group in _batches(chunk, batch):
+                for group in _batches([item for item in chunk if item.prepared is not None], batch):
                     if all(item.done for item in group):
                         for item in group:
                             item.prepared = None
@@ -384,12 +416,16 @@ class _Run:
                         if item.done:
                             item.prepared = None
                         else:
-                            writing.append(writers.submit(partial(self._write, item, result), item.target))
+                            still = self._still(item, result)
+                            writing.append(writers.submit(partial(self._write, item, still), item.target))
                     while len(writing) > workers:
                         self._finish(writing.popleft())
                     # looked at before it is that output's turn: on a full disk nothing more is to be done
                     if self._disk_fault is not None:
                         raise self._disk_fault
+                for item in chunk:
+                    if item.num_frames > 1:
+                        self._do_frames(item, readers, writers, batch)
             while writing:
                 self._finish(writing.popleft())
         finally:
@@ -400,6 +436,15 @@ class _Run:
         self._close_remarks()
         self.summary.seconds = time.monotonic() - started
         return self.summary
+
+    def _do_frames(self, item: _Item, readers: Pool, writers: Pool, batch: int) -> None:
+        """Translate and write one file of several frames. It is waited for, so that no other's are in memory."""
+        try:
+            frames = self._translate_frames(item, readers, batch)
+        except ImageFault as fault:
+            self._skip(fault)
+        else:
+            self._finish(writers.submit(partial(self._write, item, frames), item.target))
 
     def _advance(self) -> None:
         summary = self.summary
@@ -439,7 +484,7 @@ class _Run:
                     if item.done:
                         with contextlib.suppress(ImageFault):
                             self._decode(item)
-            yield [item for item in chunk if item.prepared is not None]
+            yield [item for item in chunk if item.prepared is not None or (item.num_frames > 1 and not item.done)]
 
     def _read(self, item: _Item, task: Task[None]) -> None:
         item.done = self.options.skip_existing and self._is_done(item)
@@ -448,6 +493,13 @@ class _Run:
 
     def _decode(self, item: _Item) -> None:
         options = self.options
+        if options.frames == "all":
+            num_frames = count_frames(item.source, max_pixels=options.max_pixels)
+            if num_frames > 1:
+                _require_room(format_of(item.target), num_frames, item.source)
+                item.digest = item.digest or _digest_or_nothing(item.source)
+                item.num_frames = num_frames
+                return
         picture = open_image(item.source, max_pixels=options.max_pixels, allow_truncated=options.allow_truncated)
         item.digest = item.digest or _digest_or_nothing(item.source)
         item.prepared = self.model.prepare(picture, options.direction, options.scale)
@@ -509,6 +561,29 @@ class _Run:
             for item, one, result in zip(group, prepared, results)
         ]
 
+    def _translate_frames(self, item: _Item, readers: Pool, batch: int) -> list[Picture]:
+        """All frames of one file, read a batch ahead of the network.
+
+        Raises:
+            ImageFault: one of them cannot be used; it is named.
+        """
+        options = self.options
+        opened = open_frames(item.source, max_pixels=options.max_pixels, allow_truncated=options.allow_truncated)
+        groups = _prepare_alike(self.model, opened, options.direction, options.scale, batch)
+        translated: list[Picture] = []
+        reading = readers.submit(lambda task: next(groups, None), item.source)
+        while group := reading.wait(_PATIENCE):
+            reading = readers.submit(lambda task: next(groups, None), item.source)
+            if not translated:
+                self._remark(item.source, group[0])
+            results = self._translate([replace(item, prepared=one) for one in group])
+            for one, result in zip(group, results):
+                with naming_frame(item.source, len(translated) + 1, item.num_frames):
+                    if isinstance(result, ImageFault):
+                        raise result
+                    translated.append(_finished(self.model, one.picture, result, options.side_by_side, item.source))
+        return translated
+
     def _require_device(self, error: RuntimeError) -> None:
         """Stop where the device itself has failed: every further picture would be skipped for nothing."""
         try:
@@ -519,22 +594,23 @@ class _Run:
 
     # --- writing ---
 
-    def _write(self, item: _Item, result: Tensor | ImageFault, task: Task[ImageFault | None]) -> ImageFault | None:
+    def _still(self, item: _Item, result: Tensor | ImageFault) -> Iterator[Picture]:
+        """The one picture of `item`, made when it is asked for."""
+        assert item.prepared is not None, "only decoded pictures are written"
+        picture, item.prepared = item.prepared.picture, None
+        if isinstance(result, ImageFault):
+            raise result
+        yield _finished(self.model, picture, result, self.options.side_by_side, item.source)
+
+    def _write(self, item: _Item, frames: Iterable[Picture], task: Task[ImageFault | None]) -> ImageFault | None:
         """Encode and publish one output; returns the fault of a picture that is to be skipped.
 
         Raises:
             Fault: the disk refused, which ends the run.
         """
-        assert item.prepared is not None, "only decoded pictures are written"
-        picture, item.prepared = item.prepared.picture, None
         try:
-            if isinstance(result, ImageFault):
-                raise result
             if self._disk_fault is None:
-                pixels, alpha = self.model.finish(result, picture, item.source)
-                if self.options.side_by_side:
-                    pixels, alpha = beside(picture, pixels, alpha)
-                self._publish(item, pixels, alpha, picture.exif)
+                self._publish(item, list(frames))
         except ImageFault as fault:
             return fault
         except Fault as fault:
@@ -542,14 +618,14 @@ class _Run:
             raise self._disk_fault from fault
         return None
 
-    def _publish(self, item: _Item, pixels: np.ndarray, alpha: np.ndarray | None, exif: bytes | None) -> None:
+    def _publish(self, item: _Item, frames: Sequence[Picture]) -> None:
         options, known = self.options, format_of(item.target)
         temporary = temporary_beside(item.target)
         try:
             item.target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_fault(item.target, error) from error
-        encoded = _encode(item.source, pixels, alpha, known, exif, options.quality, options.background)
+        encoded = _encode(item.source, frames, known, options.quality, options.background)
         try:
             write_new(temporary, encoded, sync=False)
             # the line comes first: in place, an output must never be there without it
@@ -612,6 +688,12 @@ def _known_format(format: str | None) -> str | None:
         if format.upper() == known or f".{format.lower()}" in FORMATS[known]:
             return known
     raise UsageFault("--format", f"{format!r} is not written here", f"Use one of {', '.join(WRITABLE).lower()}")
+
+
+def _known_frames(frames: Frames) -> Frames:
+    if frames not in ("first", "all"):
+        raise UsageFault("--frames", f"{frames!r} is unknown", "Use first or all")
+    return frames
 
 
 def parse_shard(text: str) -> Shard:
@@ -694,8 +776,19 @@ def _recipe_digest(model: Model, options: Options) -> str:
         "quality": options.quality,
         "background": options.background,
         "side_by_side": options.side_by_side,
+        "frames": options.frames,
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def _require_room(format: str, num_frames: int, subject: object) -> None:
+    """Refuse to write several frames as a single picture, before they are translated."""
+    if num_frames > 1 and format not in KEEPS_FRAMES:
+        raise ImageFault(
+            subject,
+            f"has {num_frames} frames, and {format} holds a single picture",
+            "Write it as GIF, WebP, PNG or TIFF, or take its first with --frames first",
+        )
 
 
 def beside(picture: Picture, pixels: np.ndarray, alpha: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -715,20 +808,38 @@ def beside(picture: Picture, pixels: np.ndarray, alpha: np.ndarray | None) -> tu
 # --- small things ----------------------------------------------------------------------------------------------------
 
 
-def _encode(
-    source: object,
-    pixels: np.ndarray,
-    alpha: np.ndarray | None,
-    format: str,
-    exif: bytes | None,
-    quality: int,
-    background: str,
-) -> memoryview:
-    """encode_image; an encoder's own limit (65,535 pixels a side in JPEG, 16,383 in WebP) is the picture's fault."""
+def _prepare_alike(
+    model: Model, pictures: Iterable[Picture], direction: str, scale: Scale, most: int
+) -> Iterator[list[Prepared]]:
+    """`pictures`, prepared, in their order: at most so many at a time that follow each other and are of one shape."""
+    group: list[Prepared] = []
+    for picture in pictures:
+        prepared = model.prepare(picture, direction, scale)
+        if group and (len(group) == most or _shape(prepared) != _shape(group[0])):
+            yield group
+            group = []
+        group.append(prepared)
+    if group:
+        yield group
+
+
+def _finished(model: Model, picture: Picture, result: Tensor, side_by_side: bool, subject: object) -> Picture:
+    """The translated picture, with all that is kept of `picture`."""
+    pixels, alpha = model.finish(result, picture, subject)
+    if side_by_side:
+        pixels, alpha = beside(picture, pixels, alpha)
+    return replace(picture, pixels=pixels, alpha=alpha)
+
+
+def _encode(source: object, frames: Sequence[Picture], format: str, quality: int, background: str) -> memoryview:
+    """encode_frames; an encoder's own limit (65,535 pixels a side in JPEG, 16,383 in WebP) is the picture's fault."""
     try:
-        return encode_image(pixels, format, alpha=alpha, exif=exif, quality=quality, background=background)
-    except (OSError, ValueError) as error:
-        raise ImageFault(source, f"its result cannot be written as {format} ({error})", "Use --format png") from error
+        return encode_frames(frames, format, quality=quality, background=background)
+    except (OSError, ValueError, struct.error) as error:
+        better = "png" if len(frames) == 1 else "tiff"
+        raise ImageFault(
+            source, f"its result cannot be written as {format} ({error})", f"Use --format {better}"
+        ) from error
 
 
 def _batches(items: Sequence[_Item], most: int) -> Iterator[list[_Item]]:
@@ -736,10 +847,14 @@ def _batches(items: Sequence[_Item], most: int) -> Iterator[list[_Item]]:
     groups: dict[tuple[object, ...], list[_Item]] = {}
     for item in items:
         assert item.prepared is not None, "only decoded pictures are grouped"
-        values = item.prepared.values
-        groups.setdefault((values.dtype, *values.shape), []).append(item)
+        groups.setdefault(_shape(item.prepared), []).append(item)
     for group in groups.values():
         yield from (group[first : first + most] for first in range(0, len(group), most))
+
+
+def _shape(prepared: Prepared) -> tuple[object, ...]:
+    """What pictures of one batch have in common."""
+    return (prepared.values.dtype, *prepared.values.shape)
 
 
 def _digest_or_nothing(path: Path) -> str:

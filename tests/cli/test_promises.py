@@ -1424,6 +1424,31 @@ def test_deep_grey_stays_deep(world: World, here: Path) -> None:
             assert image.mode == "I;16"
 
 
+def test_the_first_frame_or_all_of_them(world: World, here: Path) -> None:
+    """C10; C5 of animations."""
+    first, *rest = (Image.fromarray(pixels(seed, 20, 24)) for seed in range(3))
+    names = ["a.gif", "b.webp", "c.png", "d.tif"]
+    (here / "in").mkdir()
+    for name in names:
+        first.save(here / "in" / name, save_all=True, append_images=rest, duration=[50, 100, 150], loop=0)
+    result = world.run(f"{TRANSLATE} in out")
+    assert result.exit_code == 0, result.output
+    assert all(f"{name}: first of " in result.stderr for name in names)
+    assert world.run(f"{TRANSLATE} in all --frames all").exit_code == 0
+    for name in names:
+        for folder, count in (("out", 1), ("all", 3)):
+            with Image.open(here / folder / name) as image:
+                assert (getattr(image, "n_frames", 1), image.size) == (count, (24, 20))
+    result = world.run(f"{TRANSLATE} in/a.gif a.jpg --frames all")
+    assert result.exit_code == 1
+    problem, mend = require_form(result.stderr)
+    assert "has 3 frames, and JPEG holds a single picture" in problem
+    assert "--frames first" in mend
+    result = world.run(f"{TRANSLATE} in none --frames all --max-pixels 12000 --format png")
+    assert result.exit_code == 2
+    assert result.stderr.count("3 frames of 0.01229 megapixels together are over the limit of 0.012") == 4
+
+
 def test_opacity_is_kept_or_laid_on_the_background(world: World, here: Path) -> None:
     """C8."""
     (here / "in").mkdir()

@@ -109,6 +109,32 @@ def test_standard_input_and_output(model_file: Path, photos: Path, tmp_path: Pat
     assert "standard input: " in bad.stderr
 
 
+def test_all_frames_are_each_what_it_is_alone(model_file: Path, tmp_path: Path) -> None:
+    """Whole or in tiles, by a file, a folder or streams."""
+    frames = [Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 36, 3), np.uint8)) for seed in range(3)]
+    film = tmp_path / "src" / "film.png"
+    film.parent.mkdir()
+    frames[0].save(film, save_all=True, append_images=frames[1:], duration=[40, 50, 60])
+    for index, frame in enumerate(frames):
+        frame.save(tmp_path / f"{index}.png")
+        result = translate(model_file, tmp_path / f"{index}.png", tmp_path / f"{index}-alone.png")
+        assert result.exit_code == 0, result.output
+    assert translate(model_file, film, tmp_path / "whole.png", "--frames", "all").stdout == "translated 1\n"
+    assert translate(model_file, film, tmp_path / "tiles.png", "--frames", "all", "--tile", "16").exit_code == 0
+    for name, tolerance in (("whole", 0), ("tiles", 1)):
+        with Image.open(tmp_path / f"{name}.png") as made:
+            assert made.n_frames == 3  # type: ignore[attr-defined]
+            for index in range(3):
+                made.seek(index)
+                alone = np.asarray(Image.open(tmp_path / f"{index}-alone.png")).astype(int)
+                assert np.abs(np.asarray(made) - alone).max() <= tolerance
+                assert made.info["duration"] == 40 + 10 * index
+    expected = (tmp_path / "whole.png").read_bytes()
+    assert translate(model_file, film.parent, tmp_path / "out", "--frames", "all").exit_code == 0
+    assert (tmp_path / "out" / "film.png").read_bytes() == expected
+    assert translate(model_file, "-", "-", "--frames", "all", input=film.read_bytes()).stdout_bytes == expected
+
+
 def test_shards(model_file: Path, photos: Path, tmp_path: Path) -> None:
     results = [translate(model_file, photos, tmp_path / "out", "--shard", f"{number}/2") for number in (1, 2)]
     assert [result.stdout.splitlines()[-1] for result in results] == ["translated 2", "translated 1"]
@@ -136,6 +162,7 @@ def test_torchrun_shares_and_counts_once(model_file: Path, photos: Path, tmp_pat
         (["MODEL", "PHOTOS", "OUT", "--format", "pdf"], "Use one of png"),
         (["MODEL", "PHOTOS", "OUT", "--background", "noir"], "#rrggbb"),
         (["MODEL", "PHOTOS", "OUT", "--quality", "0"], "--quality"),
+        (["MODEL", "PHOTOS", "OUT", "--frames", "2"], "--frames"),
         (["MODEL", "PHOTOS", "MODEL"], "is a file"),
         (["MODEL", "MISSING", "OUT"], "no such folder"),
         (["MISSING", "PHOTOS", "OUT"], "there is no such file"),
