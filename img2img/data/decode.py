@@ -65,7 +65,7 @@ class Picture:
         format: Pillow's name of the file format, a key of FORMATS.
         exif: Exif block without orientation, position (GPS), thumbnail and storage layout, or None.
         notes: remarks for the user, such as "first of 12 frames".
-        milliseconds: how long it is shown as a frame of an animation; None for a page, and outside of animations.
+        milliseconds: how long it is shown as a frame of an animation; None where there is no such time, as of a page.
         plays: how often its animation is played, 0 for ever.
     """
 
@@ -519,7 +519,7 @@ def _shown_frames(image: ImageFile.ImageFile, name: str, stream: BinaryIO, subje
         return range(1)
     if name == "TIFF":
         return range(_count_pages(image, subject, max_pixels))
-    count = _walk_gif(stream)[0] if name == "GIF" else getattr(image, "n_frames", 1)
+    count = max(1, _walk_gif(stream)[0]) if name == "GIF" else getattr(image, "n_frames", 1)
     width, height = image.size
     _check_total(count * max(_LEAST_FRAME, width * height), count, subject, max_pixels)
     return range(1 if count > 1 and image.info.get("default_image") else 0, count)
