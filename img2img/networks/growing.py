@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from img2img.networks.arguments import check_number, check_whole
 
 GROWN = ("level", "alpha")  # constructor arguments that say how far a network has grown
+DECIDED = (*GROWN, "doublings")  # and how far it will: the schedule decides them
 
 
 class Growing(nn.Module):
@@ -40,6 +41,16 @@ class Growing(nn.Module):
         """Whether the level below has a part."""
         return self.level > 0 and self.alpha < 1
 
+    @property
+    def halvings(self) -> int:
+        """How often the images are half as large as in the end."""
+        return self.num_levels - 1 - self.level
+
+
+def can_grow(network: type[nn.Module]) -> bool:
+    """Whether it makes or judges images of half the size, a quarter, … before those of the whole."""
+    return issubclass(network, Growing) or getattr(network, "any_size", False)
+
 
 def shrink(images: Tensor, halvings: int, alpha: float) -> Tensor:
     """(N, C, H, W) as a network that grows sees real images: means of 2^halvings × 2^halvings pixels.
@@ -52,6 +63,12 @@ def shrink(images: Tensor, halvings: int, alpha: float) -> Tensor:
         coarse = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2.0, mode="nearest")
         images = coarse.lerp(images, alpha)
     return images
+
+
+def pick(maps: Tensor, halvings: int) -> Tensor:
+    """Label maps (N, C, H, W) as small as `shrink` makes images: each place gets the pixel that its centre lies on."""
+    step = 2**halvings
+    return maps[..., step // 2 :: step, step // 2 :: step]
 
 
 def enlarge(images: Tensor, resolution: tuple[int, int]) -> Tensor:

@@ -112,6 +112,7 @@ class PatchDiscriminator(nn.Module):
     """
 
     judges_by: ClassVar[str] = "logit"
+    any_size: ClassVar[bool] = True  # fully convolutional: of a generator that grows it judges what there is
 
     def __init__(
         self,
