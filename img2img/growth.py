@@ -43,7 +43,7 @@ class GrowthSchedule:
         growth, batch = config.growth, config.train.batch
         if growth.start == 0:
             return cls(0, 0.0, 0.0, batch, 0)
-        doublings = (min(config.data.resolution) // growth.start).bit_length() - 1
+        doublings = max((min(config.data.resolution) // growth.start).bit_length() - 1, 0)
         return cls(doublings, growth.stable_kimg * 1000, growth.fade_kimg * 1000, batch, growth.max_batch)
 
     @property

@@ -144,12 +144,19 @@ class PerceptualLoss(FeatureMaps):
         return torch.stack(distances).sum(0).to(output.device, output.dtype)
 
 
-def unfit_for_loss(network: str, resolution: tuple[int, int]) -> list[Fault]:
-    """Why the perceptual loss of `network` cannot be had for pictures of this size; empty where it can."""
+def unfit_for_loss(network: str, resolution: tuple[int, int], first: int = 0) -> list[Fault]:
+    """Why the perceptual loss of `network` cannot be had for pictures of this size; empty where it can.
+
+    Args:
+        first: the shorter side of the first pictures, where they grow.
+    """
     faults: list[Fault] = []
     if min(resolution) < _SMALLEST[network]:
         problem = f"{network} needs sides of {_SMALLEST[network]} pixels or more, data.resolution is {[*resolution]}"
         faults.append(UsageFault("loss.perceptual_network", problem, "Use larger pictures, or loss.perceptual=none"))
+    elif 0 < first < _SMALLEST[network]:
+        problem = f"{network} of loss.perceptual needs sides of {_SMALLEST[network]} pixels or more, got {first}"
+        faults.append(UsageFault("growth.start", problem, "Set it higher, or loss.perceptual=none"))
     try:
         find_weights(network)
     except UsageFault as fault:

@@ -662,7 +662,7 @@ def _check_usable(path: str | os.PathLike[str], info: ModelInfo, networks: Mappi
 def _size_of(generator: nn.Module | None, info: ModelInfo) -> tuple[int, ...]:
     """(height, width) of what the generator makes now."""
     size = info.networks["generator"].arguments.get("resolution", info.resolution)
-    halvings = generator.num_levels - 1 - generator.level if isinstance(generator, Growing) else 0
+    halvings = generator.halvings if isinstance(generator, Growing) else 0
     return tuple(side >> halvings for side in size)
 
 

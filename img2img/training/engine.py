@@ -21,8 +21,8 @@ from img2img.config import AugmentConfig, Config, OptimConfig
 from img2img.data.batches import Batch
 from img2img.distributed import World
 from img2img.draws import Draws
-from img2img.growth import GrowthSchedule, Stage
-from img2img.networks.growing import Growing, shrink
+from img2img.growth import GrowthSchedule
+from img2img.networks.growing import Growing, pick, shrink
 from img2img.networks.layers import mixes_samples
 from img2img.networks.multiscale import MultiScaleDiscriminator, halved
 from img2img.penalties import Penalty, Verdict, View
@@ -191,7 +191,7 @@ class Step:
         if augmenter is not None:
             with_real = self.player == "discriminator" or self.engine.generator_step_sees_real
             views = [augmenter.augment(view, variables, self._own_draws, with_real) for view in views]
-        views = [scaled for view in views for scaled in _at_scales(view)]
+        views = [scaled for view in views for scaled in _at_scales(view, self.engine.stage.halvings)]
         for penalty in self.engine.penalties.values():
             views = [penalty.perturb(view, self) for view in views]
         return views
@@ -391,7 +391,7 @@ class Engine:
             critic_batches: critic steps, each a sequence of micro-batches whose gradients are accumulated. Where the
                 last is one micro-batch, both players use the same generated images.
         """
-        critic_batches = [[_at_stage(batch, self.stage) for batch in batches] for batches in critic_batches]
+        critic_batches = [[self.at_stage(batch) for batch in batches] for batches in critic_batches]
         total = self.settings.kimg * 1000
         factor = learning_rate_factor(self.images_seen, total, self.settings.optim.decay_share * total)
         for player in self.players.values():
@@ -412,6 +412,16 @@ class Engine:
             half_life = self.settings.ema_kimg * 1000
             decay = ema_decay(half_life, self.settings.ema_rampup, self.images_seen, batch)
             self.ema.update(self.players["generator"].networks, decay)
+
+    def at_stage(self, batch: Batch) -> Batch:
+        """The batch as large as the networks' pictures are."""
+        return replace(batch, images={name: self.shrunk(name, images) for name, images in batch.images.items()})
+
+    def shrunk(self, domain: str, images: Tensor) -> Tensor:
+        """Whole images of a domain (N, C, H, W) as large as the networks' are; label maps keep to their colours."""
+        if domain == "a" and self.translator.shape.palette:
+            return pick(images, self.stage.halvings)
+        return shrink(images, self.stage.halvings, self.stage.alpha)
 
     def generate(self, batch: Batch, *, for_generator: bool) -> Outputs:
         """The translator's outputs, with a graph where the generator's step will use them."""
@@ -541,7 +551,7 @@ class Engine:
     @torch.no_grad()
     def watch_translations(self, batch: Batch) -> None:
         """Note what the averaged generators of a method that translates make of `batch`."""
-        translator, networks = self.translator, self.ema.networks
+        translator, networks, batch = self.translator, self.ema.networks, self.at_stage(batch)
         with self.precision.context():
             for direction, translation in translator.translations(batch, networks).items():
                 values = watch_translation(
@@ -696,26 +706,23 @@ class Engine:
         self.skips_in_a_row = engine["skips_in_a_row"]
 
 
-def _at_stage(batch: Batch, stage: Stage) -> Batch:
-    """The batch as large as the networks' pictures are."""
-    if stage.halvings == 0 and stage.alpha == 1:
-        return batch
-    images = {name: shrink(images, stage.halvings, stage.alpha) for name, images in batch.images.items()}
-    return replace(batch, images=images)
+def _at_scales(view: View, stage_halvings: int) -> list[View]:
+    """The view as each of its discriminators sees it, finest first.
 
-
-def _at_scales(view: View) -> list[View]:
-    """The view as each of its discriminators sees it, finest first."""
+    While networks grow and images are still so often halved, those that will judge larger ones have no part: each
+    discriminator keeps to the size that it judges in the end. The last one judges smaller ones too.
+    """
     if not isinstance(view.discriminator, MultiScaleDiscriminator):
         return [view]
 
     def seen(images: Tensor | None, halvings: int) -> Tensor | None:
         return images if images is None or images.ndim != 4 else halved(images, halvings)
 
+    first = min(stage_halvings, len(view.discriminator) - 1)
     return [
         replace(
             view,
-            name=f"{view.name}_{halvings}",
+            name=f"{view.name}_{first + halvings}",
             discriminator=discriminator,
             real=halved(view.real, halvings),
             fake=halved(view.fake, halvings),
@@ -723,7 +730,7 @@ def _at_scales(view: View) -> list[View]:
             fake_condition=seen(view.fake_condition, halvings),
             scale_of=view.name,
         )
-        for halvings, discriminator in enumerate(view.discriminator)
+        for halvings, discriminator in enumerate(view.discriminator[first:])
     ]
 
 

@@ -137,7 +137,7 @@ class ChosenPictures(ImageSet):
         lane = source.lane_of(domain)
         # by lane, so that of pairs both halves are the same ones
         chosen = permutation(0, f"eval/{lane}", 0, source.count(domain))[:count]
-        self._source, self._domain, self._resolution, self._workers = source, domain, resolution, workers
+        self._source, self.domain, self._resolution, self._workers = source, domain, resolution, workers
         self.chosen = [int(index) for index in chosen]
         self.subject = source.names[domain]
         self.names = [str(index) for index in self.chosen]
@@ -167,7 +167,7 @@ class ChosenPictures(ImageSet):
         height, width = self._resolution
         top, left = (self._source.size[0] - height) // 2, (self._source.size[1] - width) // 2
         whole = map_in_threads(
-            lambda index: self._source.read(self._domain, self.chosen[index]),
+            lambda index: self._source.read(self.domain, self.chosen[index]),
             indices,
             workers=self._workers,
             timeout=TIMEOUT,
@@ -231,7 +231,7 @@ class Translations(MadePictures):
 
     def __init__(self, network: nn.Module, inputs: ChosenPictures, prepared: Prepared) -> None:
         super().__init__(network, inputs, prepared)
-        self._inputs = inputs
+        self._inputs, self._engine, self._resolution = inputs, prepared.engine, prepared.config.data.resolution
 
     def make(self, numbers: range) -> Tensor:
         device = self._precision.device
@@ -240,8 +240,8 @@ class Translations(MadePictures):
         if getattr(self._network, "dropout_at_test", False):
             # number 0 for every picture, as in use
             draws = Draws(self._seed, "dropout", torch.zeros(len(pixels), dtype=torch.int64, device=device))
-        images: Tensor = self._network(to_float(pixels, self._precision.dtype), draws)
-        return images
+        images = self._engine.shrunk(self._inputs.domain, to_float(pixels, self._precision.dtype))
+        return enlarge(self._network(images, draws), self._resolution)
 
 
 class Restyled(MadePictures):

@@ -24,7 +24,7 @@ from img2img.data.sources import match_classes
 from img2img.devices import peak_memory
 from img2img.distributed import World
 from img2img.errors import Diverged, Fault, Interrupted, UsageFault
-from img2img.networks.growing import GROWN, Growing
+from img2img.networks.growing import GROWN, Growing, enlarge
 from img2img.training.diagnosis import LINES, diagnose
 from img2img.training.prepare import Prepared, check, choose_hardware, prepare, step_batches
 from img2img.training.report import read_log, write_report
@@ -411,9 +411,11 @@ class _Run:
     def _sample(self) -> None:
         if self.folder is None:
             return
-        networks = self.engine.ema.networks
+        engine = self.engine
         with self.prepared.precision.context():
-            rows = self.engine.translator.preview(self.prepared.preview, networks)
+            rows = engine.translator.preview(engine.at_stage(self.prepared.preview), engine.ema.networks)
+        if engine.stage.halvings:
+            rows = {name: enlarge(images, engine.translator.shape.resolution) for name, images in rows.items()}
         grid, names = draw_grid(rows)
         self.folder.write_samples(self.engine.images_seen, grid, names)
         write_report(self.out)
@@ -459,7 +461,7 @@ class _Run:
     def _spec(self, name: str) -> NetworkSpec:
         """How to rebuild a network as far as it has grown."""
         spec, network = self.prepared.specs[name], self.engine.ema.networks[name]
-        if isinstance(network, Growing):
+        if isinstance(network, Growing) and network.num_levels > 1:
             grown = {name: getattr(network, name) for name in GROWN}
             return dataclasses.replace(spec, arguments={**spec.arguments, **grown})
         return spec

@@ -24,7 +24,7 @@ from img2img.data.worlds import PointLoader, PointSource, find_world
 from img2img.devices import choose_device
 from img2img.distributed import World
 from img2img.errors import Fault, Faults, UsageFault
-from img2img.networks.growing import GROWN
+from img2img.networks.growing import DECIDED
 from img2img.shipped import find_model
 from img2img.training.engine import Engine, EngineSettings
 from img2img.training.precision import Precision, choose_precision
@@ -63,7 +63,7 @@ def _unfit_perceptual(config: Config) -> list[Fault]:
         return []
     from img2img.evaluation.perceptual import unfit_for_loss
 
-    return unfit_for_loss(config.loss.perceptual_network, config.data.resolution)
+    return unfit_for_loss(config.loss.perceptual_network, config.data.resolution, config.growth.start)
 
 
 def _load_perceptual(config: Config, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
@@ -226,8 +226,8 @@ def _differences(found: NetworkSpec | None, wanted: NetworkSpec) -> str:
         return f"its {wanted.role} is {found.name if found else 'another method'}, this run's {wanted.name}"
     if found.copies != wanted.copies:
         return f"it has train.generators = {found.copies}, this run {wanted.copies}"
-    # how far a network has grown changes none of its weights' shapes
-    keys = sorted({*found.arguments, *wanted.arguments} - set(GROWN))
+    # how far a network has grown changes none of its weights' shapes, and from where none of those that it ends with
+    keys = sorted({*found.arguments, *wanted.arguments} - set(DECIDED))
     return ", ".join(
         f"its {key} is {found.arguments.get(key)}, this run's {wanted.arguments.get(key)}"
         for key in keys
@@ -259,7 +259,9 @@ def _start_from(translator: Translator, specs: dict[str, NetworkSpec], init: Pat
                 f"{init} does not fit: {differences}",
                 "Set data.resolution, data.channels and the generator's keys as img2img models info shows them",
             )
-        getattr(translator, name).load_state_dict(networks[name].state_dict())
+        own, given = getattr(translator, name), networks[name].state_dict()
+        # the last layers of smaller sizes may be on one side only
+        own.load_state_dict({key: given.get(key, value) for key, value in own.state_dict().items()})
 
 
 def step_batches(prepared: Prepared) -> list[list[Batch]]:

@@ -19,11 +19,11 @@ from img2img.errors import Fault, UsageFault, suggestion, unknown_name
 from img2img.growth import GrowthSchedule
 from img2img.losses import ADVERSARIAL, Objective
 from img2img.networks import DISCRIMINATORS, GENERATORS, ROLES
-from img2img.networks.growing import GROWN, Growing
+from img2img.networks.growing import DECIDED, Growing, can_grow
 from img2img.networks.layers import what_mixes_samples
 from img2img.networks.mixture import GeneratorMixture
 from img2img.networks.multiscale import MultiScaleDiscriminator
-from img2img.networks.resolution import split_resolution
+from img2img.networks.resolution import SMALLEST_BASES
 from img2img.penalties import PENALTIES, Penalty
 from img2img.translators.base import DataShape, NetworkPlan, Of, Translator
 from img2img.translators.conditional import Conditional
@@ -64,7 +64,7 @@ def check(config: Config) -> list[Fault]:
         faults += _check_choice(f"loss.penalties.{name}", name, arguments, PENALTIES)
     faults += _check_augmentation(config)
     faults += _check_labels(config, translator)
-    faults += _check_networks(config, translator.plan(_example(config, translator)))
+    faults += _check_networks(config, _plan(config, _example(config, translator)))
     # what cannot work together is told once what each of it is called is right
     faults = faults or [*_misfits(config, translator)]
     # both networks may refuse the same resolution
@@ -81,6 +81,16 @@ def _example(config: Config, translator: type[Translator]) -> DataShape:
         label_dropout=config.train.label_dropout,
         palette=tuple(f"#{number:06x}" for number in range(config.data.labels)),
     )
+
+
+def _plan(config: Config, shape: DataShape) -> dict[str, NetworkPlan]:
+    """What the method plans for such data, where a generator that grows is told how often its pictures double."""
+    plans, doublings = TRANSLATORS[config.translator].plan(shape), GrowthSchedule.of(config).doublings
+    growing = {name: plan for name, plan in plans.items() if doublings and plan.role == "generator"}
+    return plans | {
+        name: dataclasses.replace(plan, arguments={**plan.arguments, "doublings": doublings})
+        for name, plan in growing.items()
+    }
 
 
 def _misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
@@ -184,7 +194,7 @@ def _misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
             "Set loss.perceptual=none, or data.channels=3",
         )
     yield from _class_misfits(config, translator)
-    yield from _growth_misfits(config)
+    yield from _growth_misfits(config, _plan(config, _example(config, translator)))
     if train.packing > 1 and translator.source == "classes":
         yield UsageFault(
             "train.packing",
@@ -246,7 +256,7 @@ def _class_misfits(config: Config, translator: type[Translator]) -> Iterator[Fau
         )
 
 
-def _growth_misfits(config: Config) -> Iterator[Fault]:
+def _growth_misfits(config: Config, plans: Mapping[str, NetworkPlan]) -> Iterator[Fault]:
     """A schedule of growing that the networks or the length of the run do not allow."""
     growth, resolution = config.growth, config.data.resolution
     if config.train.unroll and issubclass(DISCRIMINATORS[config.discriminator.name], Growing):
@@ -259,16 +269,15 @@ def _growth_misfits(config: Config) -> Iterator[Fault]:
         return
     for role in ("generator", "discriminator"):
         registry, name = ROLES[role], getattr(config, role).name
-        if not issubclass(registry[name], Growing):
-            growing = sorted(key for key, network in registry.items() if issubclass(network, Growing))
-            yield UsageFault(
-                "growth.start",
-                f"{role} {name} cannot grow",
-                f"Set growth.start=0, or use {role}.name={' or '.join(growing)}",
-            )
+        if not can_grow(registry[name]):
+            plan = next(plan for plan in plans.values() if plan.role == role)
+            growing = sorted(key for key, network in registry.items() if can_grow(network) and _fits(network, plan))
+            mend = f", or use {role}.name={' or '.join(growing)}" if growing else ""
+            yield UsageFault("growth.start", f"{role} {name} cannot grow", f"Set growth.start=0{mend}")
             return
-    (height, width), doublings = split_resolution(resolution)
-    sides = [min(height, width) * 2**level for level in range(doublings)]
+    most = (min(resolution) // SMALLEST_BASES.start).bit_length()
+    factors = [2**times for times in range(most - 1, 0, -1) if not any(side % 2**times for side in resolution)]
+    sides = [min(resolution) // factor for factor in factors]
     if growth.start not in sides:
         yield UsageFault(
             "growth.start",
@@ -280,6 +289,7 @@ def _growth_misfits(config: Config) -> Iterator[Fault]:
         yield UsageFault("growth.start", "several generators do not grow together", "Set train.generators=1")
     if config.train.image_pool:
         yield UsageFault("growth.start", "the image pool keeps pictures of other sizes", "Set train.image_pool=0")
+    yield from _too_small_to_judge(config, plans)
     schedule = GrowthSchedule.of(config)
     needed = schedule.images_needed / 1000
     if needed > config.train.kimg:
@@ -290,6 +300,24 @@ def _growth_misfits(config: Config) -> Iterator[Fault]:
             f"{needed:g} kimg",
             "Set it higher, or growth.stable_kimg and growth.fade_kimg lower",
         )
+
+
+def _too_small_to_judge(config: Config, plans: Mapping[str, NetworkPlan]) -> Iterator[Fault]:
+    """Whether the discriminators can judge the first pictures."""
+    name, scales, doublings = config.discriminator.name, config.train.scales, GrowthSchedule.of(config).doublings
+    if issubclass(DISCRIMINATORS[name], Growing):
+        if scales > 1:
+            yield UsageFault(
+                "growth.start", f"several {name} discriminators do not grow together", "Set train.scales=1"
+            )
+        return
+    plan = next(plan for plan in plans.values() if plan.role == "discriminator")
+    # each keeps to its size, and the last one judges smaller pictures too
+    smallest = _at_scale(plan, max(doublings, scales - 1))
+    if _check_network(config.discriminator, smallest, "smallest", {}):
+        height, width = smallest.arguments["resolution"]
+        problem = f"the discriminator would see {width} × {height} pixels at first, too few for it"
+        yield UsageFault("growth.start", problem, "Set it higher, or discriminator.layers lower")
 
 
 def warnings(config: Config) -> list[str]:
@@ -346,7 +374,7 @@ def build(
     shape = dataclasses.replace(shape, packing=config.train.packing, label_dropout=config.train.label_dropout)
     specs: dict[str, NetworkSpec] = {}
     networks: dict[str, nn.Module] = {}
-    for name, plan in kind.plan(shape).items():
+    for name, plan in _plan(config, shape).items():
         table: NetworkConfig = getattr(config, plan.role)
         network = ROLES[plan.role][table.name]
         copies = config.train.generators if plan.role == "generator" else 1
@@ -527,7 +555,9 @@ def _check_network(
     parameters = inspect.signature(registry[name]).parameters
     own = {key for key in parameters if key not in plan.arguments}
     for key in arguments:
-        if isinstance(decided := plan.arguments.get(key), Of):
+        if issubclass(registry[name], Growing) and key in DECIDED:
+            faults.append(UsageFault(f"{role}.{key}", "the images seen decide this", "Remove it; see growth.start"))
+        elif isinstance(decided := plan.arguments.get(key), Of):
             faults.append(UsageFault(f"{role}.{key}", f"the {decided.network} decides this", "Remove it"))
         elif key in plan.arguments:
             faults.append(
@@ -535,8 +565,6 @@ def _check_network(
             )
         elif key == "palette":
             faults.append(UsageFault(f"{role}.{key}", "is for label maps of pairs", "Remove it"))
-        elif issubclass(registry[name], Growing) and key in GROWN:
-            faults.append(UsageFault(f"{role}.{key}", "the images seen decide this", "Remove it; see growth.start"))
         elif key not in own:
             problem = f"network {name} has no such argument"
             faults.append(UsageFault(f"{role}.{key}", problem, suggestion(key, sorted(own))))
@@ -590,7 +618,9 @@ def _fits(network: type[nn.Module], plan: NetworkPlan) -> bool:
     parameters = inspect.signature(network).parameters
     needed = {key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
     # a fully convolutional network may ignore the resolution, and without classes there is nothing to ignore
-    ignorable = {"resolution"} | {key for key in ("num_classes", "palette") if plan.arguments.get(key) in (0, ())}
+    ignorable = {"resolution", "doublings"} | {
+        key for key in ("num_classes", "palette") if plan.arguments.get(key) in (0, ())
+    }
     takes_images = "in_channels" in parameters
     given_images = "in_channels" in plan.arguments
     offered = set(plan.arguments)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from img2img.data.batches import Batch
 from img2img.losses import classification
-from img2img.networks.growing import enlarge
 from img2img.penalties import Verdict
 from img2img.translators.base import DataShape, NetworkPlan, Outputs
 from img2img.translators.unconditional import Unconditional
@@ -74,6 +73,5 @@ class Conditional(Unconditional):
         noise, draws = self.preview_noise(batch), batch.draws("preview/generator")
         rows = {}
         for label, name in enumerate(self.shape.classes[:_PREVIEW_CLASSES]):
-            images = networks["generator"](noise, torch.full((len(noise),), label, device=noise.device), draws)
-            rows[name] = enlarge(images, self.shape.resolution)
+            rows[name] = networks["generator"](noise, torch.full((len(noise),), label, device=noise.device), draws)
         return rows

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from img2img.data.batches import Batch
 from img2img.draws import Draws
-from img2img.networks.growing import enlarge
 from img2img.networks.layers import draw_latents
 from img2img.networks.styles import HasStyles
 from img2img.penalties import View
@@ -88,8 +87,7 @@ class Unconditional(Translator):
         return images if packing == 1 else images.unflatten(0, (-1, packing)).flatten(1, 2)
 
     def preview(self, batch: Batch, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        images = networks["generator"](self.preview_noise(batch), None, batch.draws("preview/generator"))
-        return {"samples": enlarge(images, self.shape.resolution)}
+        return {"samples": networks["generator"](self.preview_noise(batch), None, batch.draws("preview/generator"))}
 
     def preview_noise(self, batch: Batch) -> Tensor:
         """(N, latent_dim): the same for the same batch throughout the run."""

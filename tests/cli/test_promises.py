@@ -816,6 +816,13 @@ ROWS = [
     Row("growth from nowhere", f"{PROGAN} --set growth.start=24", 2, "growth.start: 24 is not half", "Use 4 or 8"),
     Row("growth of what cannot", f"{PROGAN} --set generator=dcgan", 2, "dcgan cannot grow", "growth.start=0"),
     Row(
+        "more phases than enhancers",
+        "train pix2pixhd-small --pairs @flat --dry-run --set growth.start=16",
+        2,
+        "growth.start: sides double 2 times, and one of 1 enhancers joins at each",
+        "Set it 2 times as high, or generator.enhancers=2",
+    ),
+    Row(
         "no such size",
         f"{PROGAN} --set data.resolution=100",
         2,

@@ -252,6 +252,9 @@ def test_of_vgg_it_sees_the_first_activation_of_each_size(network: str, convolut
 
 def test_weights_that_are_not_here_are_missed_before_training_with_what_brings_them(brought: Path) -> None:
     assert unfit_for_loss("squeezenet1_0", (64, 64)) == []
+    (fault,) = map(str, unfit_for_loss("squeezenet1_0", (64, 64), 16))
+    assert fault.startswith("growth.start: squeezenet1_0 of loss.perceptual needs sides of 21 pixels or more, got 16")
+    assert unfit_for_loss("squeezenet1_0", (64, 64), 32) == []
     (fault,) = map(str, unfit_for_loss("vgg19", (64, 64)))
     assert fault.startswith("loss.perceptual_network: vgg19: its weights are not here")
     assert "Run `img2img weights import FILE` with a copy of them, choose another" in fault

@@ -24,7 +24,7 @@ from torch import nn
 from torchvision import models
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny import arguments, make_data
+from tiny import FAMILIES, arguments, make_data
 
 from img2img.checkpoint import load_networks, load_state, read_info
 from img2img.config import Config, DataPaths, resolve
@@ -112,7 +112,7 @@ class Runs:
         return resolve(call["recipe"], None, call["set"])
 
     def paths(self, family: str) -> DataPaths:
-        folders = self.data[FOLDERS[family]]
+        folders = self.data[FAMILIES[family][1]]
         return DataPaths(**{key: (Path(value),) if key == "pairs" else Path(value) for key, value in folders.items()})
 
     def train(self, family: str, out: Path, *, settings: dict[str, Any] | None = None, **options: Any) -> TrainResult:
@@ -570,6 +570,21 @@ def test_translations_are_those_of_the_model_in_use(settings: dict[str, Any], ru
             used = model.translate(pixels.permute(1, 2, 0).numpy())
             difference = made.permute(1, 2, 0).int() - torch.from_numpy(used).int()
             assert difference.abs().max() <= 1
+
+
+def test_translators_that_grow_are_given_small_pictures_and_theirs_are_enlarged(runs: Runs) -> None:
+    prepared = runs.prepare("pix2pixhd", **{"eval.count": 4})
+    with prepared.loader:
+        (side,) = evaluation._sides(prepared)
+        whole = list(side.fake.read(range(4)))
+        inputs = ChosenPictures(prepared.source, "a", 4, (16, 16), 1)  # type: ignore[arg-type]
+        images = torch.stack(list(inputs.read(range(4)))).float() / 127.5 - 1
+        with torch.no_grad():
+            small = prepared.engine.ema.networks["generator"](torch.nn.functional.avg_pool2d(images, 2))
+        assert small.shape == (4, 3, 8, 8)
+        for made, output in zip(whole, small, strict=True):
+            enlarged = output.repeat_interleave(2, 1).repeat_interleave(2, 2)
+            assert (made - (enlarged + 1) * 127.5).abs().max() <= 1
 
 
 def test_samples_have_the_classes_of_the_real_pictures(runs: Runs) -> None:

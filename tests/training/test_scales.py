@@ -12,6 +12,7 @@ from img2img import translators
 from img2img.augmentation import ada, diffaugment
 from img2img.config import resolve
 from img2img.data.batches import Batch
+from img2img.data.resize import take_nearest
 from img2img.distributed import World
 from img2img.networks.labels import Palette
 from img2img.penalties import squared_gradient_norm
@@ -52,7 +53,7 @@ def make_batch(start: int = 0, count: int = 4) -> Batch:
 
 
 def step_of(engine: Engine, player: str) -> Step:
-    batch = make_batch()
+    batch = engine.at_stage(make_batch())
     return Step(engine, player, batch, engine.generate(batch, for_generator=player == "generator"))
 
 
@@ -222,6 +223,132 @@ class TestLabels:
             moved = diffaugment(planes, own, parts=("translation", "cutout"))
         torch.testing.assert_close(view.real_condition, moved)
         assert not torch.equal(view.real_condition, planes)
+
+
+class TestGrowing:
+    """4, 8 and 16 pixels: 4 images, then fades of 8 with 4 images behind each."""
+
+    def make_engine(self, shape: DataShape = SHAPE, **sets: Any) -> Engine:
+        growth = {"growth__start": 4, "growth__stable_kimg": 0.004, "growth__fade_kimg": 0.008}
+        few = {"generator__enhancers": 2, "discriminator__layers": 0, "train__scales": 3}
+        return make_engine(shape, **{**growth, **few, **sets})
+
+    @pytest.mark.parametrize(("images_seen", "first", "alpha"), [(0, 2, 1), (8, 1, 0.5), (12, 1, 1), (16, 0, 0)])
+    def test_each_discriminator_keeps_to_the_size_that_it_judges_in_the_end(
+        self, images_seen: int, first: int, alpha: float
+    ) -> None:
+        engine = self.make_engine()
+        engine.go_to(images_seen)
+        views = step_of(engine, "discriminator").views
+        assert [view.name for view in views] == [f"discriminator_{halvings}" for halvings in range(first, 3)]
+        for halvings, view in enumerate(views, start=first):
+            assert view.discriminator is engine.translator.discriminator[halvings]
+            assert view.fake.shape == (4, 3, 16 >> halvings, 16 >> halvings)
+            whole = make_batch()
+            for seen, domain in ((view.real, "b"), (view.real_condition, "a")):
+                expected = F.avg_pool2d(whole[domain], 2**halvings)
+                if halvings == first and alpha < 1:  # a fade changes no means of blocks: only the newcomer sees it
+                    coarse = F.avg_pool2d(whole[domain], 2 ** (halvings + 1)).repeat_interleave(2, 2)
+                    expected = alpha * expected + (1 - alpha) * coarse.repeat_interleave(2, 3)
+                torch.testing.assert_close(seen, expected)
+
+    @pytest.mark.parametrize(("scales", "names"), [(1, ["discriminator"]), (2, ["discriminator_1"])])
+    def test_the_last_discriminator_judges_what_is_smaller_than_its_size(self, scales: int, names: list[str]) -> None:
+        step = step_of(self.make_engine(train__scales=scales), "discriminator")
+        assert [view.name for view in step.views] == names
+        torch.testing.assert_close(step.views[0].real, F.avg_pool2d(make_batch()["b"], 4))
+
+    def test_a_small_picture_is_compared_with_its_target_made_small(self) -> None:
+        step = step_of(self.make_engine(loss__l1=3.0), "generator")
+        terms, target = step.main_terms(), F.avg_pool2d(make_batch()["b"], 4)
+        torch.testing.assert_close(terms["l1"], 3 * (step.outputs["fake"] - target).abs().mean())
+        assert set(terms) == {"l1", "generator_2", "generator_2/feature_matching"}
+
+    @pytest.mark.parametrize("images_seen", [0, 8, 28])
+    def test_gradient_penalties_have_second_derivatives_at_every_size(self, images_seen: int) -> None:
+        """Without norm and biases slopes are proportional to each layer's weights, and R1 to their squares: by Euler's
+        theorem its gradient times the weights is twice itself."""
+        engine = self.make_engine(loss__penalties=("r1",), discriminator__norm="none")
+        engine.go_to(images_seen)
+        for judge in engine.translator.discriminator:
+            for layer in judge.modules():
+                if isinstance(layer, torch.nn.Conv2d):
+                    torch.nn.init.zeros_(layer.bias)
+        terms = step_of(engine, "discriminator").main_terms()
+        for halvings, judge in enumerate(engine.translator.discriminator):
+            name = f"r1/discriminator_{halvings}"
+            assert (name in terms) == (halvings >= engine.stage.halvings)
+            if name in terms:
+                assert terms[name] > 0
+                weights = [layer.weight for layer in judge.modules() if isinstance(layer, torch.nn.Conv2d)]
+                for slope, weight in zip(torch.autograd.grad(terms[name], weights, retain_graph=True), weights):
+                    torch.testing.assert_close((slope * weight).sum(), 2 * terms[name].detach())
+
+    def test_a_size_that_joins_adds_no_weight_and_no_shape(self) -> None:
+        engine = self.make_engine()
+        parts = {player: [name for name, _ in self.named(engine, player)] for player in engine.players}
+        start = {name: weight.detach().clone() for player in parts for name, weight in self.named(engine, player)}
+        sizes = []
+        for index in range(8):
+            engine.train_step([[make_batch(4 * index)]])
+            moved = {
+                name
+                for player in parts
+                for name, weight in self.named(engine, player)
+                if not torch.equal(weight, start[name])
+            }
+            sizes.append(len(moved))
+            for player, names in parts.items():
+                weights = self.named(engine, player)
+                assert [name for name, _ in weights] == names
+                moments = engine.players[player].moments()
+                # where a fade begins the newcomers have no weight yet, and gradients of zero
+                assert {names[place] for place in moments} >= moved & set(names)
+                for place, moment in moments.items():
+                    assert moment["exp_avg"].shape == weights[place][1].shape
+        # at 4, 16 and 28 images all of a size has moved; the last layers of smaller ones have their moments still
+        assert sizes[0] < sizes[1] < sizes[7] == sum(map(len, parts.values()))
+        assert not engine.skipped_steps
+
+    @staticmethod
+    def named(engine: Engine, player: str) -> list[tuple[str, torch.nn.Parameter]]:
+        networks = engine.players[player].networks.items()
+        return [(f"{name}.{key}", weight) for name, net in networks for key, weight in net.named_parameters()]
+
+    @pytest.mark.parametrize("images_seen", [0, 8, 12, 16, 28])
+    def test_small_label_maps_hold_the_nearest_pixels_and_are_never_mixed(self, images_seen: int) -> None:
+        colours = TestLabels.COLOURS
+        labels = {"data__labels": 3, "data__palette": ",".join(colours)}
+        engine = self.make_engine(DataShape((16, 16), {"a": 3, "b": 3}, palette=colours), **labels)
+        engine.go_to(images_seen)
+        batch = make_batch()
+        palette = Palette(colours)
+        batch.images["a"] = palette.colours.double()[batch.draws("classes").uniform(16, 16).mul(3).long()].movedim(3, 1)
+        size = (16 >> engine.stage.halvings,) * 2
+        small = engine.at_stage(batch)["a"]
+        torch.testing.assert_close(small, take_nearest(batch["a"], size), rtol=0, atol=0)
+        (view, *_) = Step(engine, "discriminator", engine.at_stage(batch)).views
+        assert torch.equal(view.real_condition, palette(small))
+
+    def test_cyclegan_grows_too(self) -> None:
+        sets = {**SMALL, "generator.name": "coarse_to_fine", "generator.dropout": None, "train.image_pool": 0}
+        growth = {"growth.start": 8, "growth.stable_kimg": 0.004, "growth.fade_kimg": 0.008}
+        config = resolve("cyclegan-small", None, {key: v for key, v in {**sets, **growth}.items() if v is not None})
+        assert translators.check(config) == []
+        translator, specs = translators.build(config, SHAPE)
+        assert {name: spec.arguments.get("doublings") for name, spec in specs.items()} == {
+            "generator_ab": 1,
+            "generator_ba": 1,
+            "discriminator_a": None,
+            "discriminator_b": None,
+        }
+        engine = Engine(
+            translator, {}, EngineSettings.of(config), choose_precision("float64", torch.device("cpu")), World()
+        )
+        for index, size in enumerate((8, 16, 16, 16)):
+            assert step_of(engine, "generator").outputs["fake_a"].shape == (4, 3, size, size)
+            engine.train_step([[make_batch(4 * index)]])
+        assert not engine.skipped_steps
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "pairs",
         {"generator.width": 4, "generator.depth": 3, "discriminator.width": 4, "discriminator.layers": 1},
     ),
-    # two sizes, matched in every layer
+    # two sizes, matched in every layer; the global generator first at 8 pixels, states at 6 images in the fade to 16
     "pix2pixhd": (
         "pix2pixhd-small",
         "pairs",
@@ -66,6 +66,9 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "discriminator.width": 4,
             "discriminator.layers": 1,
             "augment.discriminator": "diffaugment",
+            "growth.start": 8,
+            "growth.stable_kimg": 0.004,
+            "growth.fade_kimg": 0.006,
         },
     ),
     # label maps: the colours of the three classes are found in whatever there is
