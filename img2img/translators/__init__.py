@@ -193,6 +193,7 @@ def _misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
             "looks at grey or RGB, and b has 4 channels",
             "Set loss.perceptual=none, or data.channels=3",
         )
+    yield from _dropout_misfits(config, translator)
     yield from _class_misfits(config, translator)
     yield from _growth_misfits(config, _plan(config, _example(config, translator)))
     if train.packing > 1 and translator.source == "classes":
@@ -222,6 +223,22 @@ def _channel_misfits(config: Config, translator: type[Translator]) -> Iterator[F
                 f"gives pictures of b, of {channels['b']} channels, to a generator that reads a's {channels['a']}",
                 f"Set loss.{key}=0, or as many channels for both",
             )
+
+
+def _dropout_misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
+    """Dropout in translations that there is none of in training."""
+    generator = config.generator
+    parameters = inspect.signature(GENERATORS[generator.name]).parameters
+    share, at_test = (
+        generator.arguments.get(key, parameters[key].default) if key in parameters else False
+        for key in ("dropout", "dropout_at_test")
+    )
+    if share and at_test and not translator.draws_dropout:
+        yield UsageFault(
+            "generator.dropout_at_test",
+            f"{config.translator} trains without dropout, and {generator.name} would have it in translations",
+            "Set generator.dropout=0",
+        )
 
 
 def _class_misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:

@@ -99,6 +99,7 @@ class Translator(nn.Module, ABC):
         directions: "a2b", "b2a" -> the network that does it.
         loss_weights: the `loss.*` keys it needs, each a weight.
         optional_weights: those it can do without.
+        draws_dropout: its generators are given draws in training, without which they have no dropout.
         from_noise: its generator makes samples out of noise alone; what is done against mode collapse applies.
         references: pictures of another class that every second image comes with, see data.batches.References.
         images_seen: real images of all steps so far, which the engine says; weights that change follow it.
@@ -119,6 +120,7 @@ class Translator(nn.Module, ABC):
     directions: ClassVar[dict[str, str]] = {}
     loss_weights: ClassVar[tuple[str, ...]] = ()
     optional_weights: ClassVar[tuple[str, ...]] = ()
+    draws_dropout: ClassVar[bool] = False
     from_noise: ClassVar[bool] = False
     references: ClassVar[int] = 0
 

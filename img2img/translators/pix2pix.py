@@ -32,6 +32,7 @@ class Pix2Pix(Translator):
     directions: ClassVar[dict[str, str]] = {"a2b": "generator"}
     loss_weights = ("l1",)
     optional_weights = ("perceptual",)
+    draws_dropout = True
     generator: nn.Module
     discriminator: nn.Module
 

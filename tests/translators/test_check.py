@@ -156,6 +156,12 @@ def test_patches_larger_than_the_pictures_are_a_warning_whose_mend_is_right() ->
 
 MISFITS = [
     (
+        "cyclegan",
+        "generator.name=unet",
+        "generator.dropout_at_test: cyclegan trains without dropout, and unet would have it in translations. "
+        "Set generator.dropout=0",
+    ),
+    (
         "dcgan",
         "data.channels_a=1",
         "data.channels_a: unconditional has no domains a and b. Set data.channels_a=none; see data.channels",
