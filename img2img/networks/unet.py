@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -92,6 +94,8 @@ class UNetGenerator(nn.Module):
     the paper, and none at the innermost, where the plane is 1×1 at the smallest size: a norm over one value erases it
     (as it did in the paper's experiments with batch 1, says their errata; the authors' code leaves it out).
 
+    Its feature maps are the images and what each halving gives, before the activation: what the skips hand over.
+
     Args:
         width: channels after the first layer.
         depth: number of halvings; None takes as many as `resolution` allows, at most 8.
@@ -152,6 +156,7 @@ class UNetGenerator(nn.Module):
         self.dropout_at_test = dropout_at_test
 
         widths = [width * min(2**level, 8) for level in range(depth)]
+        self.feature_channels = (in_channels, *widths)
         self.down = nn.ModuleList()
         self.down_norms = nn.ModuleList()
         for level, channels in enumerate(widths):
@@ -172,16 +177,30 @@ class UNetGenerator(nn.Module):
         init_normal(self)
 
     def forward(self, images: Tensor, draws: Draws | None = None) -> Tensor:
-        features: list[Tensor] = []
-        x = images
-        for level, (conv, norm) in enumerate(zip(self.down, self.down_norms)):
-            x = norm(conv(F.leaky_relu(x, 0.2) if level else x))
-            features.append(x)
-        x = F.relu(x)
-        innermost = len(features) - 1
+        return self.translate(images, (), draws)[0]
+
+    def translate(
+        self, images: Tensor, layers: Sequence[int], draws: Draws | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The translated images, and on the way the feature maps of these numbers."""
+        features = list(self._encoder(images))
+        x = F.relu(features[-1])
         for index, (conv, norm, dropout) in enumerate(zip(self.up, self.up_norms, self.dropouts)):
             x = dropout(norm(conv(x)), draws.stream(f"up{index}") if draws is not None else None)
-            outside = innermost - 1 - index
+            outside = self.depth - 2 - index
             if outside >= 0:
-                x = (torch.cat((x, features[outside]), dim=1) if outside in self.skips else x).relu_()
-        return torch.tanh(x)
+                x = (torch.cat((x, features[outside + 1]), dim=1) if outside in self.skips else x).relu_()
+        return torch.tanh(x), [features[number] for number in layers]
+
+    def encode(self, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """The feature maps of these numbers; nothing behind the last of them is computed."""
+        kept = {number: x for number, x in zip(range(max(layers) + 1), self._encoder(images)) if number in layers}
+        return [kept[number] for number in layers]
+
+    def _encoder(self, images: Tensor) -> Iterator[Tensor]:
+        """All feature maps, one after the other."""
+        x = images
+        yield x
+        for level, (conv, norm) in enumerate(zip(self.down, self.down_norms)):
+            x = norm(conv(F.leaky_relu(x, 0.2) if level else x))
+            yield x

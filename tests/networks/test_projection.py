@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from img2img.draws import Draws
 from img2img.errors import UsageFault
-from img2img.networks import PatchProjection, ResnetGenerator
+from img2img.networks import PatchProjection, ResnetGenerator, UNetGenerator
 
 SIZES = ((3, 8, 12), (4, 4, 6), (5, 2, 3))  # channels, height, width of three maps
 
@@ -190,6 +190,43 @@ def test_feature_maps_are_those_that_the_translation_meets(norm: str) -> None:
     # what comes behind must not have changed them
     last = generator.blocks[2](met[4])
     torch.testing.assert_close(last, met[5])
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
+@pytest.mark.parametrize("skips", ["all", "none", "inner:1"])
+def test_feature_maps_of_a_unet_are_those_of_the_way_down(norm: str, skips: str) -> None:
+    torch.manual_seed(0)
+    generator = UNetGenerator(width=4, depth=3, norm=norm, skips=skips, dropout_levels=(1,)).train()
+    images, layers = torch.randn(2, 3, 16, 24), range(4)
+    output, met = generator.translate(images, layers)
+    assert torch.equal(output, generator(images))
+    assert met[0] is images
+    assert [features.shape[1:] for features in met] == [(3, 16, 24), (4, 8, 12), (8, 4, 6), (16, 2, 3)]
+    assert tuple(features.shape[1] for features in met) == generator.feature_channels
+    for one, other in zip(met, generator.encode(images, layers), strict=True):
+        assert torch.equal(one, other)
+    # what comes behind must not have changed them
+    for level in (1, 2):
+        activated = torch.where(met[level] > 0, met[level], 0.2 * met[level])
+        torch.testing.assert_close(generator.down_norms[level](generator.down[level](activated)), met[level + 1])
+    keys = draws(1, 2)
+    dropped, (third,) = generator.translate(images, (2,), keys)
+    assert torch.equal(dropped, generator(images, keys))
+    assert torch.equal(third, met[2])
+    assert not torch.equal(dropped, output)
+
+
+def test_a_unet_computes_nothing_behind_the_last_layer_asked_for() -> None:
+    torch.manual_seed(0)
+    generator = UNetGenerator(width=4, depth=3)
+    calls: list[int] = []
+    for number, layer in enumerate((*generator.down, *generator.up)):
+        layer.register_forward_hook(lambda *_, number=number: calls.append(number))
+    images = torch.randn(1, 3, 16, 16)
+    second, pixels = generator.encode(images, (2, 0))
+    assert calls == [0, 1]
+    assert pixels is images
+    assert second.shape == (1, 8, 4, 4)
 
 
 def test_layers_come_in_the_order_asked_for_and_none_behind_them_is_computed() -> None:

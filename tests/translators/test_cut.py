@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from img2img.config import DataPaths, load_recipe, resolve
 from img2img.data.batches import Batch
 from img2img.distributed import World
 from img2img.losses import ADVERSARIAL
-from img2img.networks import PatchProjection, ResnetGenerator
+from img2img.networks import PatchProjection, ResnetGenerator, UNetGenerator
 from img2img.training.precision import choose_precision
 from img2img.training.prepare import prepare
 from img2img.translators.base import DataShape, Verdict
@@ -45,7 +47,7 @@ class Pointwise(ResnetGenerator):
                     parameter.zero_()[:, :, parameter.shape[2] // 2, parameter.shape[3] // 2] = centre
 
 
-def make(weights: dict[str, float], generator: ResnetGenerator | None = None, **arguments: Any) -> CUT:
+def make(weights: dict[str, float], generator: ResnetGenerator | UNetGenerator | None = None, **arguments: Any) -> CUT:
     torch.manual_seed(0)
     if generator is None:
         generator = ResnetGenerator(in_channels=1, out_channels=1, width=2, blocks=1)
@@ -91,8 +93,11 @@ def gradients(translator: CUT, loss: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])
-def test_terms_and_gradients_are_the_papers_though_passes_are_shared(norm: str, batch: Batch) -> None:
-    translator = make(WEIGHTS, ResnetGenerator(in_channels=1, out_channels=1, width=2, blocks=1, norm=norm))
+@pytest.mark.parametrize("network", [partial(ResnetGenerator, blocks=1), partial(UNetGenerator, depth=3)])
+def test_terms_and_gradients_are_the_papers_though_passes_are_shared(
+    network: Callable[..., ResnetGenerator | UNetGenerator], norm: str, batch: Batch
+) -> None:
+    translator = make(WEIGHTS, network(in_channels=1, out_channels=1, width=2, norm=norm))
     terms = terms_of(translator, batch)
     expected = {
         "generator": 2 * 0.5 * (translator.generator(batch["a"]).flatten(1).mean(1) - 1).square().mean(),
@@ -210,7 +215,7 @@ def test_heads_are_trained_with_the_generator_and_left_out_of_the_model() -> Non
 @pytest.mark.parametrize(
     ("sets", "expected"),
     [
-        (["generator.name=unet"], "generator.name: network unet does not fit this method. Fitting: resnet"),
+        (["generator.name=spade"], "generator.name: network spade does not fit this method. Fitting: resnet, unet"),
         (["projection=none"], "projection.name: cut needs this network. Set projection.name=patches"),
         (["projection.name=patchs"], "projection.name: 'patchs' is unknown. Did you mean patches?"),
         (["projection.widht=8"], "projection.widht: network patches has no such argument. Did you mean width?"),
@@ -224,6 +229,27 @@ def test_what_does_not_fit_is_refused(sets: list[str], expected: str) -> None:
     found = [str(fault) for fault in translators.check(resolve("cut-small", None, sets))]
     assert len(found) == 1
     assert found[0].startswith(expected)
+
+
+@pytest.mark.parametrize("recipe", ["cut-small", "fastcut"])
+def test_unets_are_taken_without_dropout(recipe: str) -> None:
+    sets = ["generator.name=unet", "projection.layers=0,1,2,4"]
+    (fault,) = translators.check(resolve(recipe, None, sets))
+    assert str(fault).startswith("generator.dropout_at_test: ")
+    assert "trains without dropout, and unet would have it in translations. Set generator.dropout=0" in str(fault)
+    for mend in ("generator.dropout=0", "generator.dropout_at_test=false"):
+        assert translators.check(resolve(recipe, None, [*sets, mend])) == []
+
+
+def test_heads_are_those_of_the_way_down_of_a_unet() -> None:
+    """64 pixels halved six times: numbers 0 to 6."""
+    sets = ["generator.name=unet", "generator.width=16", "generator.dropout=0"]
+    (fault,) = translators.check(resolve("cut-small", None, [*sets, "projection.layers=0,7"]))
+    assert str(fault) == "projection.layers: 7 is out of range. Use a whole number from 0 to 6"
+    with torch.device("meta"):
+        config = resolve("cut-small", None, [*sets, "projection.layers=0,6"])
+        _, specs = translators.build(config, DataShape((64, 64), {"a": 3, "b": 3}))
+    assert specs["generator_projection"].arguments["channels"] == (3, 16, 32, 64, 128, 128, 128)
 
 
 @pytest.mark.parametrize("direction", ["a2b", "b2a"])
