@@ -226,19 +226,14 @@ def _channel_misfits(config: Config, translator: type[Translator]) -> Iterator[F
 
 
 def _dropout_misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:
-    """Dropout in translations that there is none of in training."""
+    """Dropout that training has none of: it would do nothing, or be in translations only."""
     generator = config.generator
     parameters = inspect.signature(GENERATORS[generator.name]).parameters
-    share, at_test = (
-        generator.arguments.get(key, parameters[key].default) if key in parameters else False
-        for key in ("dropout", "dropout_at_test")
-    )
-    if share and at_test and not translator.draws_dropout:
-        yield UsageFault(
-            "generator.dropout_at_test",
-            f"{config.translator} trains without dropout, and {generator.name} would have it in translations",
-            "Set generator.dropout=0",
-        )
+    if translator.draws_dropout or "dropout" not in parameters:
+        return
+    if share := generator.arguments.get("dropout", parameters["dropout"].default):
+        problem = f"{share} of {generator.name}, and {config.translator} trains without dropout"
+        yield UsageFault("generator.dropout", problem, "Set generator.dropout=0")
 
 
 def _class_misfits(config: Config, translator: type[Translator]) -> Iterator[Fault]:

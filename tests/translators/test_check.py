@@ -158,8 +158,12 @@ MISFITS = [
     (
         "cyclegan",
         "generator.name=unet",
-        "generator.dropout_at_test: cyclegan trains without dropout, and unet would have it in translations. "
-        "Set generator.dropout=0",
+        "generator.dropout: 0.5 of unet, and cyclegan trains without dropout. Set generator.dropout=0",
+    ),
+    (
+        "cut-small",
+        "generator.dropout=0.2",
+        "generator.dropout: 0.2 of resnet, and cut trains without dropout. Set generator.dropout=0",
     ),
     (
         "dcgan",
