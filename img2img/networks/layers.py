@@ -370,6 +370,23 @@ def init_normal(module: nn.Module, std: float = 0.02) -> None:
             nn.init.zeros_(layer.bias)
 
 
+INITS = ("normal", "xavier")
+
+
+def init_translator(module: nn.Module, init: str) -> None:
+    """init_normal, or weights N(0, 2 · 0.02² / (fan_in + fan_out)): what CUT's released code begins with.
+
+    The second is that of Glorot & Bengio 2010 with a gain of 0.02. Behind a norm the length of weights changes nothing of
+    what they compute; but Adam's steps are as long for short weights as for long ones, so short ones turn faster.
+    """
+    init_normal(module)
+    if init == "normal":
+        return
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and not layer.weight.is_meta:
+            nn.init.xavier_normal_(layer.weight, gain=0.02)
+
+
 def init_orthogonal(module: nn.Module) -> None:
     """Weights with orthonormal rows, or columns where rows are more (Saxe et al. 2014, arXiv:1312.6120); biases 0.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from img2img.errors import UsageFault
 from img2img.networks.arguments import MAX_CHANNELS, MAX_WIDTH, check_choice, check_flag, check_resolution, check_whole
-from img2img.networks.layers import NORMS, apply_spectral_norm, init_normal, make_norm, needs_bias
+from img2img.networks.layers import INITS, NORMS, apply_spectral_norm, init_translator, make_norm, needs_bias
 from img2img.networks.resample import BINOMIAL_TAPS, DOWNSAMPLINGS, Halve
 
 MAX_LAYERS = 8
@@ -108,6 +108,7 @@ class PatchDiscriminator(nn.Module):
             filter sees pixels too: 84 of them where layers = 3.
         condition_channels: channels of an image concatenated to the input; 0 for none.
         spectral_norm: divide every weight by its largest singular value.
+        init: "normal", or "xavier" as in CUT's released code; see layers.init_translator.
         resolution: (height, width) in pixels; only to refuse images that are too small.
     """
 
@@ -126,6 +127,7 @@ class PatchDiscriminator(nn.Module):
         norm: str = "instance",
         downsampling: str = "strided",
         spectral_norm: bool = False,
+        init: str = "normal",
     ) -> None:
         super().__init__()
         check_whole("in_channels", in_channels, 1, MAX_CHANNELS)
@@ -136,6 +138,7 @@ class PatchDiscriminator(nn.Module):
         check_choice("norm", norm, NORMS)
         check_choice("downsampling", downsampling, DOWNSAMPLINGS)
         check_flag("spectral_norm", spectral_norm)
+        check_choice("init", init, INITS)
         antialiased = downsampling == "antialiased"
         kernels = PatchKernels.of_layers(layers, antialiased)
         if receptive_field:
@@ -166,7 +169,7 @@ class PatchDiscriminator(nn.Module):
                 modules.append(Halve())
             inputs = outputs
         self.layers = nn.Sequential(*modules)
-        init_normal(self)
+        init_translator(self, init)
         if spectral_norm:
             apply_spectral_norm(self)
 

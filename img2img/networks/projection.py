@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from img2img.draws import Draws
 from img2img.errors import UsageFault
-from img2img.networks.arguments import MAX_UNITS, MAX_WIDTH, check_share, check_whole
-from img2img.networks.layers import init_normal
+from img2img.networks.arguments import MAX_UNITS, MAX_WIDTH, check_choice, check_share, check_whole
+from img2img.networks.layers import INITS, init_translator
 
 _LARGEST_CHANNELS = 16 * MAX_WIDTH  # of a feature map: the widest generator halves four times
 _MAX_LAYERS = 256
@@ -38,6 +38,7 @@ class PatchProjection(nn.Module):
         patches: places taken of each map; every place is told from the others of its picture.
         mirror: share of the pictures that the caller shall compare with their mirror image, as FastCUT does with one
             half. Kept as an attribute.
+        init: "normal", or "xavier" as in CUT's released code; see layers.init_translator.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class PatchProjection(nn.Module):
         width: int = 256,
         patches: int = 256,
         mirror: float = 0.0,
+        init: str = "normal",
     ) -> None:
         super().__init__()
         for count in _numbers("channels", channels):
@@ -59,6 +61,7 @@ class PatchProjection(nn.Module):
         check_whole("width", width, 1, MAX_UNITS)
         check_whole("patches", patches, 2, _MAX_PATCHES)
         check_share("mirror", mirror)
+        check_choice("init", init, INITS)
         self.layers = tuple(layers)
         self.patches = patches
         self.mirror = mirror
@@ -66,7 +69,7 @@ class PatchProjection(nn.Module):
             nn.Sequential(nn.Linear(channels[number], width), nn.ReLU(inplace=True), nn.Linear(width, width))
             for number in layers
         )
-        init_normal(self)
+        init_translator(self, init)
 
     def forward(self, features: Sequence[Tensor], draws: Draws, mirrored: Tensor | None = None) -> list[Tensor]:
         vectors = []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from img2img.draws import Draws
 from img2img.networks.arguments import MAX_CHANNELS, MAX_WIDTH, check_choice, check_flag, check_share, check_whole
-from img2img.networks.layers import NORMS, KeyedDropout, init_normal, make_norm, needs_bias, reflect_pad
+from img2img.networks.layers import INITS, NORMS, KeyedDropout, init_translator, make_norm, needs_bias, reflect_pad
 from img2img.networks.resample import DOWNSAMPLINGS, UPSAMPLINGS, Double, Halve
 
 
@@ -73,6 +73,7 @@ class ResnetGenerator(nn.Module):
             repeated ("nearest": Odena et al. 2016, "Deconvolution and Checkerboard Artifacts", Distill) or interpolated
             ("antialiased": zeros between them, filtered by [1, 3, 3, 1] / 4). With both antialiased it is the
             generator of CUT's released code.
+        init: "normal", or "xavier" as in CUT's released code; see layers.init_translator.
     """
 
     fixed_scale = False  # fully convolutional: pictures may be translated at their own size
@@ -90,6 +91,7 @@ class ResnetGenerator(nn.Module):
         downsamplings: int = 2,
         downsampling: str = "strided",
         upsampling: str = "transposed",
+        init: str = "normal",
     ) -> None:
         super().__init__()
         check_whole("in_channels", in_channels, 1, MAX_CHANNELS)
@@ -102,6 +104,7 @@ class ResnetGenerator(nn.Module):
         check_whole("downsamplings", downsamplings, 0, 4)
         check_choice("downsampling", downsampling, DOWNSAMPLINGS)
         check_choice("upsampling", upsampling, UPSAMPLINGS)
+        check_choice("init", init, INITS)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.feature_channels = (
@@ -123,7 +126,7 @@ class ResnetGenerator(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(widths[-1], norm, dropout) for _ in range(blocks))
         self.up = nn.Sequential(*(_up(narrow, norm, upsampling) for narrow in widths[-2::-1]))
         self.last = nn.Conv2d(width, out_channels, 7)
-        init_normal(self)
+        init_translator(self, init)
 
     def forward(self, images: Tensor, draws: Draws | None = None) -> Tensor:
         return self.translate(images, (), draws)[0]

@@ -250,6 +250,7 @@ NEED_MORE: dict[type[nn.Module], dict[str, Any]] = {StarGANv2Generator: {"style_
                 "norm": ("x",),
                 "downsampling": ("transposed", None, ["strided"]),
                 "upsampling": ("bilinear", 2),
+                "init": ("orthogonal", 1),
             },
             CoarseToFineGenerator: {
                 "width": (0, 10**9),

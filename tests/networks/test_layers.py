@@ -22,6 +22,7 @@ from img2img.networks.layers import (
     draw_latents,
     filter_matrices,
     init_normal,
+    init_translator,
     make_norm,
     mixes_samples,
     needs_bias,
@@ -323,6 +324,17 @@ def test_init_normal_draws_the_stated_distributions() -> None:
         assert layer.weight.std().item() == pytest.approx(0.02, abs=0.001)
         assert layer.weight.mean().item() == pytest.approx(mean, abs=0.002)
         assert layer.bias.eq(0).all()
+
+
+@pytest.mark.parametrize(("init", "variance"), [("normal", 0.02**2), ("xavier", 2 * 0.02**2 / ((32 + 64) * 4 * 4))])
+def test_a_translator_begins_as_was_chosen(init: str, variance: float) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(32, 64, 4), nn.ConvTranspose2d(32, 64, 4), nn.BatchNorm2d(4096))
+    init_translator(network, init)
+    for layer in network[:2]:
+        assert layer.weight.std().item() == pytest.approx(variance**0.5, rel=0.05)
+        assert layer.bias.eq(0).all()
+    assert network[2].weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
 @pytest.mark.parametrize("kind", [DCGANGenerator, MLPGenerator])

@@ -160,6 +160,7 @@ def test_autocast_and_a_memory_layout_change_rounding_only() -> None:
         ({"patches": 1}, "patches: 1 is out of range. Use a whole number from 2"),
         ({"patches": 10**9}, "patches: 1000000000 is out of range"),
         ({"mirror": 1}, "mirror: 1 is not a number from 0 to below 1"),
+        ({"init": "he"}, "init: 'he' is unknown"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(arguments: dict[str, Any], problem: str) -> None:
