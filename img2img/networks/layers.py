@@ -376,8 +376,8 @@ INITS = ("normal", "xavier")
 def init_translator(module: nn.Module, init: str) -> None:
     """init_normal, or weights N(0, 2 · 0.02² / (fan_in + fan_out)): what CUT's released code begins with.
 
-    The second is that of Glorot & Bengio 2010 with a gain of 0.02. Behind a norm the length of weights changes nothing of
-    what they compute; but Adam's steps are as long for short weights as for long ones, so short ones turn faster.
+    The second is that of Glorot & Bengio 2010 with a gain of 0.02. Behind a norm the length of weights changes nothing
+    of what they compute; but Adam's steps are as long for short weights as for long ones, so short ones turn faster.
     """
     init_normal(module)
     if init == "normal":
