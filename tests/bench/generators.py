@@ -180,6 +180,8 @@ def draw_heldout(runs: list[Path], states: list[list[Heldout]], out: Path) -> No
     panels.append(plot("KID / 1000 to pictures never seen", across, distances, curves, 400, 300, (0.4, 0.05)))
     p = Axis((0, 1), (0, 0.25, 0.5, 0.75, 1), "")
     panels.append(plot("ADA's p", across, p, _probabilities(runs), 400, 300))
+    if len(panels) % 2:
+        panels.append(np.full_like(panels[0], 255))
     rows = [np.concatenate(panels[first : first + 2], axis=1) for first in range(0, len(panels), 2)]
     save_image(out, np.concatenate(rows))
 
