@@ -386,12 +386,8 @@ DIFFAUGMENT_PARTS: Mapping[str, Callable[[Tensor, Draws], Tensor]] = {
 ADA_PARTS = ("blit", "geometry", "colour", "filter", "noise", "cutout")
 # method -> parts there are, and those it has where none are named
 PARTS: Mapping[str, tuple[str, ...]] = {"diffaugment": tuple(DIFFAUGMENT_PARTS), "ada": ADA_PARTS}
-MOVING_PARTS = (
-    "translation",
-    "blit",
-    "geometry",
-    "cutout",
-)  # those that change where things are, not what they look like
+# those that change where things are, not what they look like
+MOVING_PARTS = ("translation", "blit", "geometry", "cutout")
 DEFAULT_PARTS: Mapping[str, tuple[str, ...]] = {"diffaugment": tuple(DIFFAUGMENT_PARTS), "ada": ADA_PARTS[:3]}
 
 

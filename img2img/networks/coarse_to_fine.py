@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -16,42 +15,26 @@ from img2img.networks.labels import Palette, check_palette
 from img2img.networks.layers import NORMS, init_normal, make_norm, needs_bias, reflect_pad
 from img2img.networks.multiscale import halved
 from img2img.networks.resample import repeat_upsample
-from img2img.networks.resnet import ResidualBlock
+from img2img.networks.resnet import ResidualBlock, doubling, halving
 
 
 class _Stage(nn.Module):
     """images (N, in_channels, H, W), features (N, widths[1], H/2, W/2) from the stage inside -> (N, widths[0], H, W).
 
-    A 7×7 convolution to widths[0], a halving to each further width, residual blocks, as many doublings. What comes from
-    inside is added to what the first halving gives.
+    A 7×7 convolution to widths[0], a halving to each further width, twice the one before, residual blocks, as many
+    doublings. What comes from inside is added to what the first halving gives.
     """
 
     def __init__(self, in_channels: int, widths: Sequence[int], blocks: int, norm: str) -> None:
         super().__init__()
-        bias = needs_bias(norm)
         self.first = nn.Sequential(
-            nn.Conv2d(in_channels, widths[0], 7, bias=bias), make_norm(norm, widths[0]), nn.ReLU(inplace=True)
+            nn.Conv2d(in_channels, widths[0], 7, bias=needs_bias(norm)),
+            make_norm(norm, widths[0]),
+            nn.ReLU(inplace=True),
         )
-        pairs = list(pairwise(widths))
-        self.down = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(outer, inner, 3, stride=2, padding=1, bias=bias),
-                make_norm(norm, inner),
-                nn.ReLU(inplace=True),
-            )
-            for outer, inner in pairs
-        )
+        self.down = nn.ModuleList(halving(width, norm, "strided") for width in widths[:-1])
         self.blocks = nn.Sequential(*(ResidualBlock(widths[-1], norm, dropout=0.0) for _ in range(blocks)))
-        self.up = nn.Sequential(
-            *(
-                nn.Sequential(
-                    nn.ConvTranspose2d(inner, outer, 3, stride=2, padding=1, output_padding=1, bias=bias),
-                    make_norm(norm, outer),
-                    nn.ReLU(inplace=True),
-                )
-                for outer, inner in reversed(pairs)
-            )
-        )
+        self.up = nn.Sequential(*(doubling(width, norm, "transposed") for width in widths[-2::-1]))
 
     def forward(self, images: Tensor, inside: Tensor | None = None) -> Tensor:
         x = self.first(reflect_pad(images, 3))

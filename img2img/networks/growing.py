@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from img2img.networks.arguments import check_number, check_whole
+from img2img.networks.multiscale import halved
+from img2img.networks.resample import repeat_upsample
 
 GROWN = ("level", "alpha")  # constructor arguments that say how far a network has grown
 DECIDED = (*GROWN, "doublings")  # and how far it will: the schedule decides them
@@ -57,12 +59,8 @@ def shrink(images: Tensor, halvings: int, alpha: float) -> Tensor:
 
     With alpha < 1 as far mixed with the next coarser size as its generator's pictures are.
     """
-    if halvings:
-        images = F.avg_pool2d(images, 2**halvings)
-    if alpha < 1:
-        coarse = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2.0, mode="nearest")
-        images = coarse.lerp(images, alpha)
-    return images
+    images = halved(images, halvings)
+    return repeat_upsample(halved(images, 1)).lerp(images, alpha) if alpha < 1 else images
 
 
 def pick(maps: Tensor, halvings: int) -> Tensor:

@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
         return x + y
 
 
-def _down(narrow: int, norm: str, downsampling: str) -> nn.Sequential:
+def halving(narrow: int, norm: str, downsampling: str) -> nn.Sequential:
     """(N, narrow, H, W) -> (N, 2·narrow, H / 2, W / 2)."""
     antialiased = downsampling == "antialiased"
     conv = nn.Conv2d(narrow, 2 * narrow, 3, 1 if antialiased else 2, padding=1, bias=needs_bias(norm))
@@ -42,7 +42,7 @@ def _down(narrow: int, norm: str, downsampling: str) -> nn.Sequential:
     return nn.Sequential(conv, make_norm(norm, 2 * narrow), nn.ReLU(inplace=True), *halve)
 
 
-def _up(narrow: int, norm: str, upsampling: str) -> nn.Sequential:
+def doubling(narrow: int, norm: str, upsampling: str) -> nn.Sequential:
     """(N, 2·narrow, H, W) -> (N, narrow, 2H, 2W)."""
     bias = needs_bias(norm)
     then = make_norm(norm, narrow), nn.ReLU(inplace=True)
@@ -122,9 +122,9 @@ class ResnetGenerator(nn.Module):
         self.first = nn.Sequential(
             nn.Conv2d(in_channels, width, 7, bias=bias), make_norm(norm, width), nn.ReLU(inplace=True)
         )
-        self.down = nn.Sequential(*(_down(narrow, norm, downsampling) for narrow in widths[:-1]))
+        self.down = nn.Sequential(*(halving(narrow, norm, downsampling) for narrow in widths[:-1]))
         self.blocks = nn.ModuleList(ResidualBlock(widths[-1], norm, dropout) for _ in range(blocks))
-        self.up = nn.Sequential(*(_up(narrow, norm, upsampling) for narrow in widths[-2::-1]))
+        self.up = nn.Sequential(*(doubling(narrow, norm, upsampling) for narrow in widths[-2::-1]))
         self.last = nn.Conv2d(width, out_channels, 7)
         init_translator(self, init)
 
@@ -150,8 +150,8 @@ class ResnetGenerator(nn.Module):
         """All feature maps, one after the other."""
         yield images
         x = self.first(reflect_pad(images, 3))
-        for halving in self.down:
-            x = halving(x)
+        for halve in self.down:
+            x = halve(x)
             yield x
         for index, block in enumerate(self.blocks):
             x = block(x, draws.stream(f"block{index}") if draws is not None else None)
