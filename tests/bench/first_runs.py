@@ -27,6 +27,7 @@ from img2img.data.encode import save_image
 from img2img.data.sources import Source, open_source
 from img2img.data.values import to_float, to_uint8
 from img2img.errors import Fault
+from img2img.evaluation.extractors import Extractor
 from img2img.inference.model import Model
 from img2img.inference.sheets import make_grid
 
@@ -69,6 +70,12 @@ def read_pairs(model: Model, folder: Path) -> dict[str, Tensor]:
 def translate(model: Model, images: Tensor, direction: str | None = None) -> Tensor:
     parts = [model.translate(part, direction=direction) for part in images.split(_BATCH)]
     return torch.cat([torch.as_tensor(part) for part in parts])
+
+
+def features_of(extractor: Extractor, images: Tensor) -> Tensor:
+    """What the extractor sees in images (N, C, H, W) in [-1, 1], as files of 8 bits would show them: (N, features)."""
+    pixels = torch.stack([torch.from_numpy(to_uint8(image)) for image in images]).permute(0, 3, 1, 2)
+    return extractor(pixels).features
 
 
 def draw(path: Path, columns: list[Tensor], rows: int) -> None:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from first_runs import read_all, read_classes, share_correct, train_classifier
+from first_runs import features_of, read_all, read_classes, share_correct, train_classifier
 from PIL import Image
 from theory import BLUE, GREEN, ORANGE, RED, Axis, Curve, plot, print_table
 
@@ -38,7 +38,7 @@ from img2img.checkpoint import load_state, state_folders
 from img2img.config import DataPaths, read_toml
 from img2img.data.encode import save_image
 from img2img.data.sources import open_configured
-from img2img.data.values import to_float, to_uint8
+from img2img.data.values import to_float
 from img2img.distributed import World
 from img2img.draws import Draws
 from img2img.errors import Fault, UsageFault
@@ -197,12 +197,7 @@ def _look_at_states(run: Path, options: argparse.Namespace, extractor: Extractor
     )
     count = min(len(learned), len(unseen))
     learned, unseen = learned[:count], unseen[:count]
-
-    def look(images: torch.Tensor) -> torch.Tensor:
-        pixels = torch.stack([torch.from_numpy(to_uint8(image)) for image in images]).permute(0, 3, 1, 2)
-        return extractor(pixels).features
-
-    learned_features, unseen_features = look(learned), look(unseen)
+    learned_features, unseen_features = (features_of(extractor, images) for images in (learned, unseen))
     rows = []
     for path in state_folders(run / "state"):
         state = load_state(path)
@@ -215,7 +210,7 @@ def _look_at_states(run: Path, options: argparse.Namespace, extractor: Extractor
                 torch.cat([discriminator(part, None) for part in images.split(batch) if len(part) == batch])
                 for images in (learned, unseen, samples)
             ]
-        features = look(samples.float())
+        features = features_of(extractor, samples.float())
         kid = kernel_distance(unseen_features, features)
         near = torch.cdist(features, learned_features).amin(1) < torch.cdist(features, unseen_features).amin(1)
         signs = [float(logits.sign().mean()) for logits in said]
@@ -261,12 +256,7 @@ def sweep_truncation(path: Path, options: argparse.Namespace) -> None:
     classifier = train_classifier(known, known_labels, len(info.classes))
     print(f"classifier: {share_correct(classifier, unseen, unseen_labels):.1%} of {len(unseen)} held out")
     extractor = load_extractor("squeezenet1_0", options.weights)
-
-    def look(images: torch.Tensor) -> torch.Tensor:
-        pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return extractor(pixels).features
-
-    real = look(torch.cat((known, unseen)))
+    real = features_of(extractor, torch.cat((known, unseen)))
     labels = torch.arange(options.count) % len(info.classes)
     real_spread = spread(torch.cat((known, unseen)), torch.cat((known_labels, unseen_labels)))
     rows, curves = [], {"taken for its class": [], "spread within a class, of the real": []}
@@ -274,7 +264,7 @@ def sweep_truncation(path: Path, options: argparse.Namespace) -> None:
         pixels = [p for _, p in model.samples(options.count, seed=0, truncation=threshold)]
         samples = to_float(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))
         correct = share_correct(classifier, samples, labels)
-        distance = frechet_distance_of(real, look(samples))
+        distance = frechet_distance_of(real, features_of(extractor, samples))
         share = spread(samples, labels) / real_spread
         rows.append(
             [

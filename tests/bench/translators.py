@@ -30,7 +30,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from first_runs import draw, read_all, translate
+from first_runs import draw, features_of, read_all, read_pairs, translate
 from race import plain_networks
 from theory import print_table
 from torch import Tensor
@@ -38,9 +38,8 @@ from torch import Tensor
 import img2img
 from img2img.config import read_toml
 from img2img.data.sources import open_source
-from img2img.data.values import to_uint8
 from img2img.errors import Fault, UsageFault
-from img2img.evaluation.extractors import Extractor, load_extractor
+from img2img.evaluation.extractors import load_extractor
 from img2img.inference.model import Model
 from img2img.metrics.frechet import frechet_distance_of
 from img2img.metrics.kernel_distance import kernel_distance
@@ -143,12 +142,12 @@ def table(options: argparse.Namespace) -> None:
     resolution = models[0].info.resolution
     sources, targets = _pictures(options, models[0])
     extractor = load_extractor("squeezenet1_0", options.weights)
-    real = _look(extractor, targets)
+    real = features_of(extractor, targets)
     columns, rows = [sources], []
     for path, model in zip(paths, models):
         translated = translate(model, sources)
         columns.append(translated)
-        features = _look(extractor, translated)
+        features = features_of(extractor, translated)
         kid = kernel_distance(real, features)
         rows.append(
             [
@@ -178,20 +177,13 @@ def _effort(run: Path) -> tuple[str, str, str]:
 
 def _pictures(options: argparse.Namespace, model: Model) -> tuple[Tensor, Tensor]:
     """What is translated, and real pictures of the domain it is translated to."""
-    resolution, fit = model.info.resolution, model.info.fit
     if options.pairs:
-        swapped = model.info.domains["a"].startswith("right of ")
-        direction = "b2a" if swapped else "a2b"
-        source = open_source(pairs=(options.pairs,), resolution=resolution, fit=fit, direction=direction)
+        images = read_pairs(model, options.pairs)
     else:
-        source = open_source(a=options.sources, b=options.targets, resolution=resolution, fit=fit)
-    images = read_all(source, resolution)[0]
+        resolution = model.info.resolution
+        source = open_source(a=options.sources, b=options.targets, resolution=resolution, fit=model.info.fit)
+        images = read_all(source, resolution)[0]
     return images["a"], images["b"]
-
-
-def _look(extractor: Extractor, images: Tensor) -> Tensor:
-    pixels = torch.stack([torch.from_numpy(to_uint8(image)) for image in images]).permute(0, 3, 1, 2)
-    return extractor(pixels).features
 
 
 def main() -> int:
