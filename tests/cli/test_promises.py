@@ -27,7 +27,6 @@ import tarfile
 import time
 import unicodedata
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +39,9 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image, ImageCms
 from torchvision import models
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+from folder_zoo import encoded, png
 
 from img2img.checkpoint import ModelInfo, NetworkSpec, write_model
 from img2img.errors import printable
@@ -83,22 +85,6 @@ PARZEN = "bench parzen --device cpu --samples 4 --images"
 def pixels(seed: int, height: int = 20, width: int = 24) -> np.ndarray:
     """(H, W, 3) uint8 noise, which no format makes much smaller."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
-    """A PNG of any header over any pixel data."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 class Payload:
