@@ -59,7 +59,10 @@ def largest_of(network: nn.Module) -> dict[str, Tensor]:
     "raw_spectral_norm" is that of the weights that it divides, whose growth tells of a game that is going wrong
     (Brock et al. 2018, arXiv:1809.11096, section 4).
     """
+    was_training = network.training
+    network.eval()  # while it trains, even a look at a weight moves the vectors of spectral normalisation
     used = [largest_singular_value(matrix).max() for matrix in filter_matrices(network)]
+    network.train(was_training)
     found = {"spectral_norm": torch.stack(used).max() if used else torch.zeros(())}
     raw = [
         largest_singular_value(layer.parametrizations.weight.original.flatten(1))  # type: ignore[operator, union-attr]

@@ -87,6 +87,19 @@ def test_spectral_norm_is_seen_as_one() -> None:
     torch.testing.assert_close(found["raw_spectral_norm"], exact.detach(), rtol=0.02, atol=0.0)
 
 
+def test_looking_moves_nothing_of_spectral_normalisation() -> None:
+    """Else how often the log is written would change what is learned, and a run that was stopped would not be itself."""
+    torch.manual_seed(0)
+    judge = DISCRIMINATORS["dcgan"](resolution=(16, 16), width=8, max_width=16, norm="none", spectral_norm=True)
+    judge(torch.randn(2, 3, 16, 16))
+    before = {key: value.clone() for key, value in judge.state_dict().items()}
+    assert any(key.endswith(".u") for key in before)
+    largest_of(judge)
+    for key, value in judge.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert all(module.training for module in judge.modules())
+
+
 def test_a_network_without_layers_has_none() -> None:
     assert largest_of(GENERATORS["constant"](resolution=(1, 1))) == {"spectral_norm": 0}
 
