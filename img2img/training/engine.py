@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from img2img.config import AugmentConfig, Config, OptimConfig
 from img2img.data.batches import Batch
-from img2img.distributed import World
+from img2img.distributed import World, is_running_statistic
 from img2img.draws import Draws
 from img2img.growth import GrowthSchedule
 from img2img.networks.growing import Growing, pick, shrink
@@ -404,6 +404,8 @@ class Engine:
             self._discriminator_step(batches, outputs, number=self.step * len(critic_batches) + index)
             shared = outputs if share else []
         updated = self._generator_step(critic_batches[-1], shared)
+        if self.skipped_steps and self.skipped_steps[-1] == self.step:
+            self._restore_statistics()
         self.world.average_statistics(self.translator.children())
         self.step += 1
         self.images_before, batch = self.images_seen, self.stage.batch
@@ -666,6 +668,20 @@ class Engine:
                 if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                     self.first_bad_weight = f"{network_name}.{key}"
                     return
+
+    @torch.no_grad()
+    def _restore_statistics(self) -> None:
+        """Undo what images that were not finite did to running means and variances, which would stay so for ever.
+
+        Generators take their averages' back; what discriminators keep, which judges nothing, begins anew.
+        """
+        for name, network in self.translator.named_children():
+            averages = dict(self.ema.networks[name].named_buffers()) if name in self.ema.networks else {}
+            for key, buffer in network.named_buffers():
+                if is_running_statistic(key) and not torch.isfinite(buffer).all():
+                    average = averages.get(key, buffer)
+                    first = 0.0 if key.endswith("mean") else 1.0
+                    buffer.copy_(torch.where(torch.isfinite(average), average, first))
 
     # --- state --------------------------------------------------------------------------------------------------------
 

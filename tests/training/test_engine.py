@@ -44,6 +44,17 @@ class TinyGenerator(nn.Module):
         return torch.tanh(self.layer(z)).reshape(-1, 1, 4, 4)
 
 
+class NormalisedGenerator(TinyGenerator):
+    """With batch normalisation, whose running statistics keep what they are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(16)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None, draws: object = None) -> Tensor:
+        return torch.tanh(self.norm(self.layer(z))).reshape(-1, 1, 4, 4)
+
+
 class TinyTranslator(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -62,11 +73,11 @@ class TinyDiscriminator(nn.Module):
         return self.out(F.softplus(self.hidden(images.flatten(1)))).squeeze(1)
 
 
-def make_batch(start: int, count: int) -> Batch:
+def make_batch(start: int, count: int, dtype: torch.dtype = torch.float64) -> Batch:
     numbers = torch.arange(start, start + count)
     batch = Batch(images={}, labels=None, numbers=numbers, seed=3)
     for name in ("image", "a", "b"):
-        batch.images[name] = batch.draws(f"data/{name}").uniform(1, 4, 4).double() * 2 - 1
+        batch.images[name] = batch.draws(f"data/{name}").uniform(1, 4, 4).to(dtype) * 2 - 1
     return batch
 
 
@@ -75,6 +86,8 @@ def make_engine(
     penalties: Mapping[str, Penalty] | None = None,
     optim: OptimConfig = OPTIM,
     objective: str = "nonsaturating",
+    precision: str = "float64",
+    generator: type[nn.Module] = TinyGenerator,
     **settings: Any,
 ) -> Engine:
     torch.manual_seed(0)
@@ -84,7 +97,7 @@ def make_engine(
         networks |= {"discriminator_a": TinyDiscriminator(), "discriminator_b": TinyDiscriminator()}
         translator = kind(SHAPE, networks, ADVERSARIAL[objective](), 1.0, {"cycle": 10.0, "identity": 5.0})
     else:
-        networks = {"generator": TinyGenerator(), "discriminator": TinyDiscriminator()}
+        networks = {"generator": generator(), "discriminator": TinyDiscriminator()}
         translator = kind(SHAPE, networks, ADVERSARIAL[objective]())
     values = {
         "growth": GrowthSchedule(0, 0.0, 0.0, 8, 0),
@@ -95,7 +108,7 @@ def make_engine(
         **settings,
     }
     return Engine(
-        translator, penalties or {}, EngineSettings(**values), choose_precision("float64", torch.device("cpu")), World()
+        translator, penalties or {}, EngineSettings(**values), choose_precision(precision, torch.device("cpu")), World()
     )
 
 
@@ -114,7 +127,8 @@ def run(engine: Engine, steps: int, micro: int = 1, critic_steps: int = 1) -> En
         batches = []
         for critic in range(critic_steps):
             start = (step * critic_steps + critic) * size
-            batches.append([make_batch(start + part * size // micro, size // micro) for part in range(micro)])
+            dtype, count = engine.precision.dtype, size // micro
+            batches.append([make_batch(start + part * count, count, dtype) for part in range(micro)])
         engine.train_step(batches)
     return engine
 
@@ -257,6 +271,56 @@ def test_a_step_that_is_not_finite_changes_nothing_and_ten_in_a_row_are_divergen
         assert torch.equal(kept, now)
     for kept, now in zip(average, engine.ema.networks["generator"].parameters()):
         assert torch.equal(kept, now)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
+def test_an_infinite_gradient_is_skipped_and_training_goes_on(precision: str) -> None:
+    """Of one player, in one step. There is no float16, and so no scaler that would skip it."""
+    engine = run(make_engine(precision=precision), 2)
+    discriminator, generator = engine.translator.discriminator, engine.translator.generator
+    before, other = discriminator.out.weight.detach().clone(), generator.layer.weight.detach().clone()
+    hook = discriminator.out.weight.register_hook(lambda gradient: gradient * float("inf"))
+    run(engine, 1)
+    hook.remove()
+    assert list(engine.skipped_steps) == [2]
+    assert torch.equal(discriminator.out.weight, before)
+    assert not torch.equal(generator.layer.weight, other)
+    run(engine, 2)
+    assert list(engine.skipped_steps) == [2]
+    assert not engine.has_diverged
+    assert not torch.equal(discriminator.out.weight, before)
+    assert all(torch.isfinite(weight).all() for weight in weights(engine))
+
+
+@pytest.mark.parametrize("ema_kimg", [0.01, 0.0])
+def test_running_statistics_keep_nothing_of_a_skipped_step(ema_kimg: float) -> None:
+    """They would stay not finite for ever, in the network and in its average, which is the model."""
+    engine = run(make_engine(generator=NormalisedGenerator, ema_kimg=ema_kimg), 2)
+    network, average = engine.translator.generator, engine.ema.networks["generator"]
+    before = {key: value.clone() for key, value in average.state_dict().items()}
+    now = [weight.clone() for weight in network.parameters()]
+    hook = network.layer.register_forward_hook(lambda module, inputs, output: output * float("nan"))
+    run(engine, 1)
+    hook.remove()
+    assert list(engine.skipped_steps) == [2, 2]
+    assert all(torch.equal(weight, kept) for weight, kept in zip(network.parameters(), now))
+    if ema_kimg:
+        for key, value in average.state_dict().items():
+            assert torch.equal(value, before[key]), key
+        assert torch.equal(network.norm.running_mean, average.norm.running_mean)
+        assert torch.equal(network.norm.running_var, average.norm.running_var)
+        # what the step after it adds is written out: the batch's moments, then the average of both
+        z = make_batch(24, 8).draws("z").normal(3).double()
+        moment = network.layer(z).var(0)
+        expected = 0.9 * before["norm.running_var"] + 0.1 * moment
+        run(engine, 1)
+        torch.testing.assert_close(network.norm.running_var, expected, rtol=1e-12, atol=1e-14)
+        expected = torch.lerp(before["norm.running_var"], expected, 1 - 0.5 ** (8 / 10))
+        torch.testing.assert_close(average.norm.running_var, expected, rtol=1e-12, atol=1e-14)
+    else:
+        run(engine, 1)
+    for value in (*network.state_dict().values(), *average.state_dict().values()):
+        assert torch.isfinite(value).all()
 
 
 @pytest.mark.parametrize("kind", [Unconditional, CycleGAN])
