@@ -7,7 +7,6 @@ it; a folder whose manifest does not verify is passed over.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import inspect
@@ -15,7 +14,7 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -347,23 +346,52 @@ class SavedState:
     manifest: dict[str, Any]
 
 
-def save_state(folder: Path, step: int, tree: Mapping[str, Any], facts: Mapping[str, Any], keep_last: int) -> Path:
-    """Publish `tree` as `folder/step-NNNNNNNNN`, then prune older states to the last `keep_last`.
+def save_state(
+    folder: Path,
+    step: int,
+    tree: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    keep_last: int,
+    keep_every: int = 0,
+) -> Path:
+    """Publish `tree` as `folder/step-NNNNNNNNN`, then remove older states.
 
     Args:
         tree: part name -> nested dicts and lists of tensors and JSON values; each part becomes one file pair.
         facts: what resuming compares and reports (versions, threads, configuration), kept in the manifest.
+        keep_last: how many of the newest states remain.
+        keep_every: the first state at or after every so many images remains too, by `facts["images_seen"]`; 0: none.
 
     Raises:
         Fault: the disk refused; older states are untouched.
     """
     target = folder / f"step-{step:09d}"
-    if target.exists():
-        # a run stopped in the step it was resumed at: the state there is this one, by determinism
-        with contextlib.suppress(Fault):
-            return load_state(target).path
-    staging = temporary_beside(target)
-    needed = 0
+    if not _is_complete(target):
+        _publish(target, step, tree, facts, keep_last)
+    states = state_folders(folder)
+    try:
+        for old in sorted({*states[:-keep_last]} - _lasting(states, keep_every)):
+            _remove(old)
+    except OSError as error:
+        raise Fault(
+            old, f"cannot be removed ({error.strerror})", "Remove it by hand, or mend its permissions"
+        ) from error
+    return target
+
+
+def _is_complete(state: Path) -> bool:
+    """Whether a state is there already: a run stopped in the step that it was resumed at has its own, byte for byte."""
+    if not state.exists():
+        return False
+    try:
+        load_state(state)
+    except Fault:
+        return False
+    return True
+
+
+def _publish(target: Path, step: int, tree: Mapping[str, Any], facts: Mapping[str, Any], keep_last: int) -> None:
+    folder, staging = target.parent, temporary_beside(target)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         os.mkdir(staging)
@@ -375,10 +403,10 @@ def save_state(folder: Path, step: int, tree: Mapping[str, Any], facts: Mapping[
                 (f"{part}.safetensors", safetensors.torch.save(tensors)),
                 (f"{part}.json", json.dumps(plain, sort_keys=True).encode()),
             ):
-                needed += len(data)
                 write_new(staging / name, data)
                 checksums[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         manifest = {"step": step, "files": checksums, **facts}
+        manifest["sha256"] = manifest_digest(manifest)
         write_new(staging / "manifest.json", json.dumps(manifest, sort_keys=True, indent=1).encode())
         sync_folder(staging)
         if target.exists():
@@ -388,10 +416,38 @@ def save_state(folder: Path, step: int, tree: Mapping[str, Any], facts: Mapping[
         sync_folder(folder)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
-        raise write_fault(target, error, needed) from error
-    for old in state_folders(folder)[:-keep_last]:
-        _remove(old)
-    return target
+        fewer = "set train.keep_last=1" if keep_last > 1 else "choose another disk"
+        raise write_fault(target, error, _count_bytes(tree), f"Free some space or {fewer}") from error
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """sha256 of what a manifest says, but for this."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _count_bytes(value: Any) -> int:
+    """Bytes of all tensors in nested dicts and lists."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(_count_bytes, value.values()))
+    return sum(map(_count_bytes, value)) if isinstance(value, (list, tuple)) else 0
+
+
+def _lasting(states: Sequence[Path], keep_every: int) -> set[Path]:
+    """Of these states, oldest first, the first one at or after each multiple of `keep_every` images."""
+    if keep_every == 0:
+        return set()
+    lasting: dict[int, Path] = {}
+    for state in states:
+        try:
+            period = json.loads((state / "manifest.json").read_bytes())["images_seen"] // keep_every
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # damaged, or written before the manifest said so
+        if period > 0:
+            lasting.setdefault(period, state)
+    return set(lasting.values())
 
 
 def _remove(state: Path) -> None:
@@ -416,6 +472,10 @@ def load_state(path: Path) -> SavedState:
     try:
         manifest = json.loads((path / "manifest.json").read_bytes())
         files = manifest["files"]
+        # states from before there was one are taken without
+        digest = manifest_digest(manifest)
+        if manifest.get("sha256", digest) != digest:
+            raise Fault(path / "manifest.json", "checksum mismatch", mend)
         content: dict[str, bytes] = {}
         for name, facts in files.items():
             content[name] = (path / name).read_bytes()
@@ -449,7 +509,9 @@ def latest_state(folder: Path) -> tuple[SavedState | None, list[str]]:
         return state, [f"{line}; using {state.path.name}" for line in skipped]
     if skipped:
         raise Fault(
-            folder, "no state verifies (" + "; ".join(skipped) + ")", "Copy the run folder again, or start anew"
+            folder,
+            "no state verifies (" + "; ".join(skipped) + ")",
+            "Copy the run folder again, or begin a new run from its model with --init",
         )
     return None, []
 

@@ -278,6 +278,9 @@ class TrainConfig(_Section):
         0.0, "the averaged generator is measured every so many kimg and at the end; 0 = never", minimum=0.0, maximum=1e7
     )
     keep_last: int = _key(2, "training states that are kept", minimum=1, maximum=100_000)
+    keep_every: float = _key(
+        0.0, "beside the last ones a state every so many kimg is kept for good; 0 = none", minimum=0.0, maximum=1e7
+    )
     ema_kimg: float = _key(
         10.0, "half-life in kimg of the averaged generator that is kept; 0 = no averaging", minimum=0.0, maximum=1e6
     )
@@ -460,6 +463,7 @@ HARMLESS_ON_RESUME = frozenset(
         "train.log_kimg",
         "train.eval_kimg",
         "train.keep_last",
+        "train.keep_every",
         "train.threads",
     }
 )

@@ -28,6 +28,7 @@ from img2img.checkpoint import (
     latest_state,
     load_networks,
     load_state,
+    manifest_digest,
     model_digest,
     read_info,
     save_state,
@@ -302,6 +303,47 @@ def test_only_the_last_states_are_kept(tmp_path: Path) -> None:
     assert [int(path.name[5:]) for path in state_folders(tmp_path)] == [3, 4]
 
 
+def test_states_kept_for_good_are_the_first_of_each_period(tmp_path: Path) -> None:
+    """Whatever the number of the last ones, and after each save: what a later run finds decides nothing else."""
+    seen = {1: 8, 2: 16, 3: 24, 4: 32, 5: 36, 6: 40, 7: 44}  # images by step
+    there: list[list[int]] = []
+    for step, images in seen.items():
+        save_state(tmp_path, step, make_tree(step), {"images_seen": images}, keep_last=1, keep_every=15)
+        there.append([int(path.name[5:]) for path in state_folders(tmp_path)])
+    # 16 is the first from 15 on, 32 from 30 on
+    assert there == [[1], [2], [2, 3], [2, 4], [2, 4, 5], [2, 4, 6], [2, 4, 7]]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [path.name for path in state_folders(tmp_path)]
+
+
+def test_what_a_kill_left_to_remove_is_removed_when_the_step_comes_again(tmp_path: Path) -> None:
+    """Killed between publishing a state and removing the oldest, and resumed from that very state."""
+    for step in range(3):
+        save_state(tmp_path, step, make_tree(step), {}, keep_last=9)
+    save_state(tmp_path, 2, make_tree(2), {}, keep_last=2)
+    assert [int(path.name[5:]) for path in state_folders(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize(("keep_last", "mend"), [(2, "set train.keep_last=1"), (1, "choose another disk")])
+def test_a_full_disk_says_what_a_state_needs_and_leaves_the_old_one(
+    keep_last: int, mend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = {"model": {"weight": torch.zeros(1_000_000)}, "ema": [{"weight": torch.zeros(500_000)}]}
+    save_state(tmp_path, 1, make_tree(), {}, keep_last)
+
+    def refuse(descriptor: int, data: memoryview) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "write", refuse)
+    words = (
+        rf"step-000000002: cannot be written: no space \(needs 6\.0 MB, [0-9.]+ MB free\)\. Free some space or {mend}"
+    )
+    with pytest.raises(Fault, match=words):
+        save_state(tmp_path, 2, big, {}, keep_last)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
+    assert same(load_state(tmp_path / "step-000000001").tree, make_tree())
+
+
 DAMAGE = {
     "one bit": lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])),
     "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
@@ -323,6 +365,33 @@ def test_a_damaged_state_is_passed_over_by_name(tmp_path: Path, kind: str, name:
     assert len(notes) == 1
     assert notes[0].startswith("skipped state step-000000002: ")
     assert notes[0].endswith("; using step-000000001")
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_no_damage_anywhere_in_a_state_is_loaded(data: st.DataObject, tmp_path_factory: Any) -> None:
+    """One byte changed, or the file cut, at any place of any file: passed over, or it says what it said."""
+    folder = tmp_path_factory.mktemp("states")
+    save_state(folder, 1, make_tree(1), {}, keep_last=2)
+    newest = save_state(folder, 2, make_tree(2), {}, keep_last=2)
+    victim = data.draw(st.sampled_from(sorted(newest.iterdir())))
+    before = (newest / "manifest.json").read_bytes()
+    content = bytearray(victim.read_bytes())
+    position = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content = content[:position]
+    else:
+        content[position] ^= data.draw(st.integers(1, 255))
+    victim.write_bytes(content)
+    state, notes = latest_state(folder)
+    assert state is not None
+    if notes:
+        assert same(state.tree, make_tree(1))
+    else:
+        assert victim.name == "manifest.json"
+        assert same(state.tree, make_tree(2))
+        said = {key: value for key, value in state.manifest.items() if key != "sha256"}
+        assert manifest_digest(said) == json.loads(before)["sha256"]
 
 
 def test_only_damaged_states_are_a_fault_that_names_them(tmp_path: Path) -> None:
