@@ -73,11 +73,44 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_fault(path: str | os.PathLike[str], error: OSError, needed: int | None = None) -> Fault:
-    """What a user is told when `path` could not be written; `needed` is its size in bytes."""
+def append_text(path: Path, text: str) -> None:
+    """Add UTF-8 text to the end of a file, whole or not at all unless the process is killed meanwhile.
+
+    Raises:
+        Fault: with the OSError as its cause; the file is as it was.
+    """
+    data = memoryview(text.encode("utf-8"))
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            length = os.fstat(descriptor).st_size
+            try:
+                while data:
+                    data = data[os.write(descriptor, data) :]
+            except OSError:
+                os.ftruncate(descriptor, length)
+                raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise write_fault(path, error, len(text)) from error
+
+
+def write_fault(
+    path: str | os.PathLike[str],
+    error: OSError,
+    needed: int | None = None,
+    more_space: str = "Free some space or choose another disk",
+) -> Fault:
+    """What a user is told when `path` could not be written.
+
+    Args:
+        needed: its size in bytes.
+        more_space: how to mend a full disk.
+    """
     if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
         amounts = "" if needed is None else f" (needs {needed / 1e6:.1f} MB, {_free(Path(path)) / 1e6:.1f} MB free)"
-        return Fault(path, f"cannot be written: no space{amounts}", "Free some space or choose another disk")
+        return Fault(path, f"cannot be written: no space{amounts}", more_space)
     return Fault(path, f"cannot be written ({error.strerror})", "Choose another place or mend its permissions")
 
 

@@ -80,8 +80,8 @@ class Diverged(Fault):
 
 
 class Interrupted(Fault):
-    """Stopped by a signal after the state was saved."""
+    """Stopped by a signal; `when` says after what."""
 
-    def __init__(self, signal_number: int, subject: object, mend: str) -> None:
-        super().__init__(subject, f"stopped by signal {signal_number}, state saved", mend)
+    def __init__(self, signal_number: int, subject: object, mend: str, when: str = ", state saved") -> None:
+        super().__init__(subject, f"stopped by signal {signal_number}{when}", mend)
         self.exit_code = 128 + signal_number

@@ -9,7 +9,7 @@ import math
 import platform
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch
 
 from img2img.checkpoint import ModelInfo, NetworkSpec, latest_state, save_state, write_model
 from img2img.config import Config, DataPaths, as_dict
-from img2img.data.sources import match_classes
+from img2img.data.sources import Source, match_classes
 from img2img.devices import peak_memory
 from img2img.distributed import World
 from img2img.errors import Diverged, Fault, Interrupted, UsageFault
@@ -44,6 +44,7 @@ _log = logging.getLogger("img2img.training")
 
 _STEPS_BEFORE_ESTIMATE = 20
 _WATCHED_PICTURES = 4  # translated at each line of the log
+_FAILED_SAVES = 3  # in a row, after which a run that cannot keep its work stops
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,14 @@ def train(
 
     Raises:
         UsageFault: wrong configuration, data or options, before any step (exit code 2).
-        Diverged: gradients stopped being finite (4). Interrupted: a signal came; the state is saved (130, 143).
+        Diverged: gradients stopped being finite, or the state could not be saved several times in a row (4).
+        Interrupted: a signal came; the state is saved, if there was a step (130, 143).
     """
-    with StopSignals() as signals:
+
+    def leave(signal: int) -> Interrupted:
+        return Interrupted(signal, out, "Give the same command again", " before the first step")
+
+    with StopSignals(leave) as signals:
         check(config, data, _misplaced(out, data))
         world = World()
         precision = choose_hardware(config, device, world)
@@ -195,6 +201,8 @@ class _Run:
         self.standing = Standing()
         self.evaluations, self.evaluation_seconds = 0, 0.0
         self.last_state = "none yet"
+        self.failed_saves = self.failed_saves_in_a_row = 0
+        self.told_losses: set[str] = set()
         self.watched = prepared.preview.first(_WATCHED_PICTURES) if self.engine.translator.task == "translate" else None
         self.recent: deque[dict[str, Any]] = deque(maxlen=LINES)
         self.told_faults: set[tuple[str, str]] = set()
@@ -205,6 +213,7 @@ class _Run:
 
     def train(self) -> TrainResult:
         """The loop."""
+        self.signals.deferred = True
         engine, train, total = self.engine, self.config.train, self.total
         if self.evaluation is not None:
             self._catch_up(self.evaluation)
@@ -243,14 +252,14 @@ class _Run:
             if due(train.sample_kimg, before, seen) and not finished:
                 self._sample()
             if (due(train.state_kimg, before, seen) or stop) and not finished:
-                self._save()
+                self._save(is_last=bool(stop))
             self._tell(Progress(seen, total, (seen - started_at) / (self._now() - began), terms))
             if stop and not finished:
                 raise self._interrupted(stop)
 
         # also where a finished run is resumed: it may have been killed between its last state and its model
         self._sample()
-        self._save()
+        self._save(is_last=True)
         seconds = self._now() - began
         return TrainResult(
             status="finished",
@@ -290,7 +299,7 @@ class _Run:
         if self._owes_evaluation():
             self._evaluate(evaluation)
             if self._owes_evaluation():
-                self._save()
+                self._save(is_last=True)
                 raise self._interrupted(self._stop_signal())
 
     def _owes_evaluation(self) -> bool:
@@ -322,7 +331,10 @@ class _Run:
         self.standing.ruler = evaluation.ruler
         self.standing.measured_at = self.engine.images_seen
         if self.folder is not None:
+            before = dataclasses.replace(self.standing)
             is_best = self.standing.note(self.engine.images_seen, evaluation.value(scores), evaluation.better)
+            if is_best and not self._keep_best(self.folder, scores):
+                is_best, self.standing = False, before
             self._write_evaluation(self.folder, scores, is_best, seconds)
         over = int(self._is_out_of_patience())
         self.stopped_early = bool(self.world.any(over, self.prepared.precision.device))
@@ -330,24 +342,29 @@ class _Run:
             count = self.config.eval.patience
             _log.info(f"stopping: the last {count} evaluations were no better (eval.patience)")
 
-    def _write_evaluation(self, folder: RunFolder, scores: Sequence[Score], is_best: bool, seconds: float) -> None:
-        """The log's line, the best model, the report, and a line for people."""
-        standing, seen = self.standing, self.engine.images_seen
-        if is_best:
-            finite = {score.name: score.value for score in scores if math.isfinite(score.value)}
+    def _keep_best(self, folder: RunFolder, scores: Sequence[Score]) -> bool:
+        """Write the best model; returns whether the disk took it."""
+        finite = {score.name: score.value for score in scores if math.isfinite(score.value)}
+        with self._going_on_without():
             write_model(folder.best, self._deployed(), dataclasses.replace(self._info(), metrics=finite))
-        folder.amend_log(
-            {
-                "images": seen,
-                "step": self.engine.step,
-                "seconds": round(self.seconds, 3),
-                "measures": {score.name: score.value for score in scores},
-                "better": {score.name: score.better for score in scores},
-                "best_images": standing.best_at,
-                "eval_seconds": round(seconds, 3),
-            }
-        )
-        write_report(self.out)
+            return True
+        return False
+
+    def _write_evaluation(self, folder: RunFolder, scores: Sequence[Score], is_best: bool, seconds: float) -> None:
+        """The log's line, the report, and a line for people."""
+        standing, seen = self.standing, self.engine.images_seen
+        record = {
+            "images": seen,
+            "step": self.engine.step,
+            "seconds": round(self.seconds, 3),
+            "measures": {score.name: score.value for score in scores},
+            "better": {score.name: score.better for score in scores},
+            "best_images": standing.best_at,
+            "eval_seconds": round(seconds, 3),
+        }
+        with self._going_on_without():
+            folder.amend_log(record)
+            write_report(self.out)
         listed = ", ".join(f"{score.name} {score.value:,.5g}" for score in scores)
         verdict = "best so far" if is_best else f"best at {standing.best_at:,}"
         _log.info(f"at {seen:,} images: {listed} ({verdict}), {seconds:.1f} s")
@@ -395,8 +412,31 @@ class _Run:
                 "skipped_steps": len(self.engine.skipped_steps),
             }
             self.recent.append(record)
-            self.folder.append_log(record | self._faults())
+            with self._going_on_without():
+                self.folder.append_log(record | self._faults() | self._mishaps())
         return terms, (now, seen, waited)
+
+    def _mishaps(self) -> dict[str, int]:
+        """What went wrong around the training so far and did not stop it, for the log; pictures that were lost."""
+        source, told = self.prepared.source, {}
+        if isinstance(source, Source):
+            for fault in source.lost:
+                if str(fault) not in self.told_losses:
+                    self.told_losses.add(str(fault))
+                    _log.warning(f"{fault}. Other pictures stand in for it until the run is started again")
+            told["replaced_pictures"] = source.replaced
+        told["failed_saves"] = self.failed_saves
+        return {name: count for name, count in told.items() if count}
+
+    @contextlib.contextmanager
+    def _going_on_without(self) -> Iterator[None]:
+        """Where the disk refuses what can be missed, a line of the log or a picture, say so and train on."""
+        try:
+            yield
+        except Fault as fault:
+            if not isinstance(fault.__cause__, OSError):
+                raise
+            _log.warning(f"{fault}. Training goes on without")
 
     def _faults(self) -> dict[str, list[str]]:
         """What the last lines of the log tell of, for the next one; each fault is told once, when it is first seen."""
@@ -417,23 +457,46 @@ class _Run:
         if engine.stage.halvings:
             rows = {name: enlarge(images, engine.translator.shape.resolution) for name, images in rows.items()}
         grid, names = draw_grid(rows)
-        self.folder.write_samples(self.engine.images_seen, grid, names)
-        write_report(self.out)
-
-    def _save(self) -> None:
-        """Publish the state and the model; every rank waits until both are there."""
-        if self.folder is not None:
-            state = save_state(
-                self.folder.states,
-                self.engine.step,
-                self.engine.state_dict() | self.standing.state_dict(),
-                self._facts(),
-                self.config.train.keep_last,
-            )
-            self.last_state = str(state)
-            write_model(self.folder.model, self._deployed(), self._info())
+        with self._going_on_without():
+            self.folder.write_samples(self.engine.images_seen, grid, names)
             write_report(self.out)
+
+    def _save(self, *, is_last: bool = False) -> None:
+        """Publish the state and the model; every rank waits until both are there.
+
+        Where the disk refuses, training goes on to the next save, since space may be made meanwhile.
+
+        Raises:
+            Fault: the disk refused and there is no next save. Diverged: it refused several times in a row.
+        """
+        if self.folder is not None:
+            try:
+                self._publish(self.folder)
+                self.failed_saves_in_a_row = 0
+            except Fault as fault:
+                if not isinstance(fault.__cause__, OSError) or is_last:
+                    raise
+                self.failed_saves += 1
+                self.failed_saves_in_a_row += 1
+                if self.failed_saves_in_a_row == _FAILED_SAVES:
+                    raise self._unsaved(fault) from fault
+                _log.warning(f"{fault}. Training goes on to the next save; last good state: {self.last_state}")
         self.world.wait()
+
+    def _publish(self, folder: RunFolder) -> None:
+        train = self.config.train
+        state = save_state(
+            folder.states,
+            self.engine.step,
+            self.engine.state_dict() | self.standing.state_dict(),
+            self._facts(),
+            train.keep_last,
+            round(train.keep_every * 1000),
+        )
+        self.last_state = str(state)
+        write_model(folder.model, self._deployed(), self._info())
+        with self._going_on_without():
+            write_report(self.out)
 
     def _deployed(self) -> dict[str, torch.nn.Module]:
         return {name: self.engine.ema.networks[name] for name in self.engine.translator.deploy()}
@@ -479,6 +542,7 @@ class _Run:
     def _facts(self) -> dict[str, Any]:
         precision = self.prepared.precision
         return {
+            "images_seen": self.engine.images_seen,
             "data_fingerprint": self.prepared.source.fingerprint,
             "classes": list(self.prepared.source.classes),
             "device": precision.device.type,
@@ -545,6 +609,13 @@ class _Run:
             self.out,
             f"training diverged at step {engine.step}: gradients not finite, first in {engine.first_bad_weight}",
             f"Last good state: {self.last_state}. Try a smaller --set optim.lr, or --set train.precision=float32",
+        )
+
+    def _unsaved(self, fault: Fault) -> Diverged:
+        return Diverged(
+            fault.subject,
+            f"{fault.problem}, {_FAILED_SAVES} times in a row, so training stopped itself",
+            f"{fault.mend}, then continue with the same command and --resume. Last good state: {self.last_state}",
         )
 
     def _estimate(self, images_per_second: float, total: int) -> None:

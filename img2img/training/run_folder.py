@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from img2img import config as configuration
-from img2img.atomic import TEMPORARY_PATTERN, remove_leftovers, write_bytes, write_fault, write_text
+from img2img.atomic import TEMPORARY_PATTERN, append_text, remove_leftovers, write_bytes, write_fault, write_text
 from img2img.config import Config
 from img2img.data.encode import save_image
 from img2img.errors import Faults, UsageFault
@@ -106,12 +106,7 @@ class RunFolder:
     # --- log and samples ----------------------------------------------------------------------------------------------
 
     def append_log(self, record: Mapping[str, Any]) -> None:
-        line = json.dumps(record, sort_keys=True) + "\n"
-        try:
-            with open(self._log_path, "a", encoding="utf-8") as file:
-                file.write(line)
-        except OSError as error:
-            raise write_fault(self._log_path, error, len(line)) from error
+        append_text(self._log_path, json.dumps(record, sort_keys=True) + "\n")
 
     def amend_log(self, record: Mapping[str, Any]) -> None:
         """Add `record` to the log's last line where both are of the same images, else as a line of its own."""
@@ -141,6 +136,9 @@ class RunFolder:
     def write_samples(self, images_seen: int, grid: np.ndarray, rows: list[str]) -> None:
         """`grid` is uint8 (H, W, C); `rows` names its rows of pictures from the top."""
         folder = self.path / "samples"
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise write_fault(folder, error) from error
         save_image(folder / f"{images_seen:09d}.png", grid)
         write_bytes(folder / "rows.json", json.dumps({"rows": rows}).encode())

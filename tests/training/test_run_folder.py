@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -11,7 +12,7 @@ from typing import IO
 import pytest
 
 from img2img.config import load_recipe
-from img2img.errors import UsageFault
+from img2img.errors import Fault, UsageFault
 from img2img.training import run_folder
 from img2img.training.run_folder import RunFolder
 
@@ -50,6 +51,25 @@ def test_the_last_line_of_the_log_is_amended(tmp_path: Path) -> None:
         {"images": 4, "seconds": 2.0, "terms": {}, "measures": {"x": 0.1 + 0.2}},
         {"images": 6, "seconds": 2.5, "measures": {"x": 3}},
     ]
+
+
+def test_a_full_disk_leaves_the_log_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a line may be written before the disk says that it is full."""
+    write = os.write
+
+    def fill(descriptor: int, content: memoryview) -> int:
+        if len(content) < 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, content[:10])
+
+    with RunFolder(tmp_path / "run", CONFIG, resume=False) as folder:
+        folder.append_log({"images": 2})
+        monkeypatch.setattr(os, "write", fill)
+        with pytest.raises(Fault, match=r"log\.jsonl: cannot be written: no space .* Free some space"):
+            folder.append_log({"images": 4, "seconds": 1.25})
+        monkeypatch.undo()
+        folder.append_log({"images": 6})
+    assert (tmp_path / "run" / "log.jsonl").read_text() == '{"images": 2}\n{"images": 6}\n'
 
 
 def test_a_second_trainer_is_kept_out_and_takes_nothing_away(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ CHANNELS = {
     for player in ("generator", "discriminator")
     for key, value in (("channel_base", 64), ("max_width", 8))
 }
-# name -> (recipe, option of the data, settings)
+# name -> (recipe, option of the data, settings); each kind of model with what it alone keeps from step to step
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "unconditional": (
         "dcgan-small",
@@ -141,7 +142,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "loss.penalties.r1.every": 4,
         },
     ),
-    # noise, mixed styles and a running mean of path lengths
+    # noise, mixed styles, a running mean of path lengths, ADA without labels
     "styles": (
         "stylegan2-small",
         "images",
@@ -151,9 +152,34 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "generator.w_dim": 8,
             "generator.mapping_layers": 1,
             "loss.penalties.path_length.every": 3,
+            "augment.discriminator": "ada",
+            "augment.parts": "blit,colour",
+            "augment.p": 0.3,
+            "augment.speed_kimg": 0.05,
+        },
+    ),
+    # the control variable k, which begins at 0 and is moved by every step
+    "began": (
+        "dcgan-small",
+        "images",
+        {
+            **NOISE,
+            **CRITIC,
+            "discriminator": "autoencoder",
+            "discriminator.code_dim": 4,
+            "loss.adversarial": "began",
+            "loss.adversarial.rate": 0.2,
+            "loss.penalties": "none",
         },
     ),
 }
+
+
+def digests(run: Path) -> dict[str, str]:
+    """sha256 of a run's model and of every file of its last state."""
+    last = max((run / "state").glob("step-*"))
+    files = [run / "model.safetensors", *sorted(last.iterdir())]
+    return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def make_pictures(folder: Path, count: int, seed: int, size: tuple[int, int] = (24, 20)) -> None:
