@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny import FAMILIES, arguments, make_data
+from tiny import FAMILIES, arguments, digests, make_data
+
+from img2img.checkpoint import latest_state, manifest_digest
 
 SEED = int(os.environ.get("CRASH_SEED", random.randrange(10**6)))
 # of each family: 20 or more over all of them (row A1), and as many as one likes in a proof that takes longer
@@ -65,22 +68,16 @@ def straight(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> di
     runs = {}
     for family in FAMILIES:
         out = tmp_path_factory.mktemp("straight") / family
-        answer = server.train(family, out)
+        answer = server.train(family, out, settings={"train.keep_last": 9})
         assert answer["code"] == 0, answer["stderr"]
         runs[family] = (out, answer["seconds"], answer["calls"])
     return runs
 
 
-def digests(run: Path) -> dict[str, str]:
-    """sha256 of the model and of every file of the last state."""
-    last = max((run / "state").glob("step-*"))
-    files = [run / "model.safetensors", *sorted(last.iterdir())]
-    return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
-def finish(server: ForkServer, family: str, out: Path) -> None:
-    answer = server.train(family, out, resume=True)
+def finish(server: ForkServer, family: str, out: Path, settings: dict[str, Any] | None = None) -> None:
+    answer = server.train(family, out, settings=settings, resume=True)
     assert answer["code"] == 0, answer["stderr"]
+    assert "bit-exact" not in answer["stderr"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -99,6 +96,45 @@ def test_twice_n_steps_equal_n_kill_resume_and_n(
         assert digests(out) == digests(reference), f"CRASH_SEED={SEED}, killed after {moment:.3f} s"
 
 
+def resume_from(kept: Path, family: str, server: ForkServer, reference: Path, out: Path) -> None:
+    """With every newer state damaged or gone, in turn, the run is taken up at this one and ends as it did."""
+    shutil.copytree(reference, out)
+    newer = [state for state in sorted((out / "state").iterdir()) if state.name > kept.name]
+    for number, state in enumerate(newer):
+        if number % 2:
+            shutil.rmtree(state)
+        else:
+            manifest = state / "manifest.json"
+            manifest.write_bytes(manifest.read_bytes()[: number + 1])
+    answer = server.train(family, out, resume=True)
+    assert answer["code"] == 0, answer["stderr"]
+    assert f"resumed {kept.name} at " in answer["stderr"]
+    assert digests(out) == digests(reference), f"CRASH_SEED={SEED}, resumed from {kept.name}"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_resumed_from_an_older_state(
+    family: str, server: ForkServer, straight: dict[str, tuple[Path, float, int]], tmp_path: Path
+) -> None:
+    """One of those that were kept, by chance."""
+    reference = straight[family][0]
+    kept = random.Random(f"{SEED}/{family}/state").choice(sorted((reference / "state").iterdir())[:-1])
+    resume_from(kept, family, server, reference, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_resumed_from_every_kept_state(
+    family: str, server: ForkServer, straight: dict[str, tuple[Path, float, int]], tmp_path: Path
+) -> None:
+    reference = straight[family][0]
+    states = sorted((reference / "state").iterdir())
+    assert len(states) >= 4
+    for kept in states:
+        resume_from(kept, family, server, reference, tmp_path / kept.name)
+
+
 @pytest.mark.parametrize("share", [0.006, 0.012, 0.018, 0.2, 0.45, 0.7, 0.95])
 def test_killed_at_a_system_call_of_a_save(
     share: float, server: ForkServer, straight: dict[str, tuple[Path, float, int]], tmp_path: Path
@@ -112,30 +148,81 @@ def test_killed_at_a_system_call_of_a_save(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 def test_killed_at_every_system_call(
     server: ForkServer, straight: dict[str, tuple[Path, float, int]], tmp_path: Path
 ) -> None:
-    reference, _, calls = straight["cyclegan"]
-    for call in range(1, calls + 1):
-        out = tmp_path / f"run-{call}"
-        assert server.train("cyclegan", out, kill_at_call=call)["code"] == -signal.SIGKILL
-        finish(server, "cyclegan", out)
-        assert digests(out) == digests(reference), f"killed at system call {call} of {calls}"
+    """Also while older states are removed, of which the first one after every 0.01 kimg stays."""
+    settings = {"train.keep_last": 1, "train.keep_every": 0.01}
+    whole = server.train("cyclegan", tmp_path / "whole", settings=settings)
+    assert digests(tmp_path / "whole") == digests(straight["cyclegan"][0])
+    kept = [state.name for state in sorted((tmp_path / "whole" / "state").iterdir())]
+    assert [int(name[5:]) for name in kept] == [6, 12]
+    for call in range(1, whole["calls"] + 1):
+        out = tmp_path / "run"
+        shutil.rmtree(out, ignore_errors=True)
+        assert server.train("cyclegan", out, settings=settings, kill_at_call=call)["code"] == -signal.SIGKILL
+        if call > whole["calls"] // 2:
+            assert latest_state(out / "state")[0] is not None, f"killed at system call {call}"
+        finish(server, "cyclegan", out, settings)
+        assert digests(out) == digests(tmp_path / "whole"), f"killed at system call {call} of {whole['calls']}"
+        assert [state.name for state in sorted((out / "state").iterdir())] == kept, f"killed at system call {call}"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
 def test_a_signal_saves_within_a_step_and_says_how_to_go_on(
     number: int, code: int, server: ForkServer, straight: dict[str, tuple[Path, float, int]], tmp_path: Path
 ) -> None:
+    """Sent to the process group, as Ctrl-C and schedulers do, with two threads that decode."""
     out = tmp_path / "run"
     # the estimate after 20 steps is the marker: the run is then in its loop
-    settings = {"train.kimg": 4.0, "train.state_kimg": 0.0, "train.sample_kimg": 0.0}
+    settings = {"train.kimg": 4.0, "train.state_kimg": 0.0, "train.sample_kimg": 0.0, "data.workers": 2}
     stopped = server.train("unconditional", out, settings=settings, signal=number, signal_after="images/s")
     assert stopped["code"] == code, stopped["stderr"]
     assert "--resume" in stopped["stderr"]
     (state,) = (out / "state").iterdir()
     assert 20 <= int(state.name[5:]) < 2000
+
+
+def test_a_second_signal_stops_at_once_and_tears_nothing(
+    server: ForkServer, straight: dict[str, tuple[Path, float, int]], tmp_path: Path
+) -> None:
+    """In the middle of a save: of the state at 12 images no file is there under its name yet, or all are."""
+    reference, _, calls = straight["unconditional"]
+    out = tmp_path / "run"
+    stopped = server.train("unconditional", out, signals_at_call=[calls // 2, signal.SIGTERM, signal.SIGINT])
+    assert stopped["code"] == 128 + signal.SIGINT
+    assert stopped["calls"] == calls // 2
+    assert "--resume" not in stopped["stderr"]
+    finish(server, "unconditional", out)
+    assert digests(out) == digests(reference)
+
+
+def test_a_disk_that_stays_full_stops_the_run_after_three_saves(
+    server: ForkServer, straight: dict[str, tuple[Path, float, int]], tmp_path: Path
+) -> None:
+    """The kernel refuses files larger than half of the weights; the last state before is as it was, and resumed."""
+    out, settings = tmp_path / "run", {"train.state_kimg": 0.004}
+    assert server.train("unconditional", out, settings={**settings, "train.kimg": 0.006})["code"] == 0
+    before, model = digests(out), out / "model.safetensors"
+    small = model.stat().st_size // 2
+    stopped = server.train("unconditional", out, settings=settings, resume=True, largest_file=small)
+    assert stopped["code"] == 4, stopped["stderr"]
+    (state,) = {*(out / "state").glob("step-000000003")}
+    refused = [line for line in stopped["stderr"].splitlines() if "cannot be written: no space" in line]
+    went_on, ended = [line for line in refused if "Training goes on to the next save" in line], refused[-1]
+    assert len(went_on) == 2
+    for line in (*went_on, ended):
+        assert "step-0000000" in line
+        assert re.search(r"\(needs [0-9.]+ MB, [0-9.]+ MB free\)", line)
+        assert "Free some space or set train.keep_last=1" in line
+        assert f"ast good state: {state}" in line
+    assert "3 times in a row, so training stopped itself" in ended
+    assert "--resume" in ended
+    assert digests(out) == before
+    assert not list(out.rglob(".img2img-*"))
+    finish(server, "unconditional", out, settings)
+    assert digests(out) == digests(straight["unconditional"][0])
 
 
 def test_interrupted_and_resumed_equals_straight(server: ForkServer, tmp_path: Path) -> None:
@@ -165,15 +252,37 @@ def test_a_damaged_newest_state_is_passed_over(
     assert digests(out) == digests(straight["unconditional"][0])
 
 
-def test_a_run_is_not_taken_twice(server: ForkServer, straight: dict[str, tuple[Path, float, int]]) -> None:
-    import fcntl
+def test_only_damaged_states_end_it_with_all_their_names(
+    server: ForkServer, straight: dict[str, tuple[Path, float, int]], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(straight["unconditional"][0], out)
+    log = (out / "log.jsonl").read_bytes()
+    states = sorted((out / "state").iterdir())
+    for state in states:
+        (state / "model.safetensors").write_bytes(os.urandom(100))
+    answer = server.train("unconditional", out, resume=True)
+    assert answer["code"] == 1, answer["stderr"]
+    assert f"error: {out / 'state'}: no state verifies (" in answer["stderr"]
+    for state in states:
+        assert f"skipped state {state.name}: checksum mismatch" in answer["stderr"]
+    assert "Copy the run folder again, or begin a new run from its model with --init" in answer["stderr"]
+    assert (out / "log.jsonl").read_bytes() == log
 
-    out = straight["unconditional"][0]
-    with open(out / ".lock", "r+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        answer = server.train("unconditional", out, resume=True)
-    assert answer["code"] == 2
-    assert "the run is in use by process" in answer["stderr"]
+
+def test_a_run_is_not_taken_twice(server: ForkServer, tmp_path: Path) -> None:
+    """By a second trainer while the first goes on; the lock of the dead is free."""
+    out = tmp_path / "run"
+    settings = {"train.kimg": 40.0, "train.state_kimg": 0.01, "train.sample_kimg": 0.0}
+    rival = {**arguments("unconditional", server.data, **settings), "out": str(out), "resume": True}
+    answer = server.train("unconditional", out, settings=settings, rival=rival, rival_after="images/s")
+    assert answer["code"] == -signal.SIGKILL, answer["stderr"]
+    assert answer["rival"]["code"] == 2
+    assert re.search(rf"{out}: the run is in use by process [0-9]+\. Wait for it", answer["rival"]["stderr"])
+    again = server.train(
+        "unconditional", out, settings=settings, resume=True, signal=signal.SIGTERM, signal_after="images/s"
+    )
+    assert again["code"] == 143, again["stderr"]
 
 
 def test_an_existing_run_needs_resume(server: ForkServer, straight: dict[str, tuple[Path, float, int]]) -> None:
@@ -202,13 +311,31 @@ def test_resuming_with_another_configuration(
     straight: dict[str, tuple[Path, float, int]],
     tmp_path: Path,
 ) -> None:
-    import shutil
-
     out = tmp_path / "run"
     shutil.copytree(straight["unconditional"][0], out)
     answer = server.train("unconditional", out, settings=settings, resume=True)
     assert answer["code"] == code, answer["stderr"]
     assert expected in answer["stderr"]
+
+
+@pytest.mark.parametrize(
+    ("key", "then"),
+    [("threads", 2), ("device", "cuda"), ("memory_format", "torch.channels_last"), ("processes", 2)],
+)
+def test_resuming_on_another_machine_is_allowed_and_said_not_to_be_exact(
+    key: str, then: object, server: ForkServer, straight: dict[str, tuple[Path, float, int]], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(straight["unconditional"][0], out)
+    manifest = max((out / "state").iterdir()) / "manifest.json"
+    facts = json.loads(manifest.read_text())
+    now = facts[key]
+    assert now != then
+    facts[key] = then
+    manifest.write_text(json.dumps({**facts, "sha256": manifest_digest(facts)}))
+    answer = server.train("unconditional", out, settings={"train.kimg": 0.026}, resume=True)
+    assert answer["code"] == 0, answer["stderr"]
+    assert f"resume will not be bit-exact: {key} {then} then, {now} now" in answer["stderr"]
 
 
 def test_resuming_with_other_pictures_is_refused(server: ForkServer, tmp_path: Path) -> None:
@@ -246,13 +373,43 @@ def test_an_unusable_run_folder_is_refused_before_any_work(kind: str, server: Fo
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_threads_caches_and_workers_change_no_byte(
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("pix2pix", {"data.workers": 4}),
+        ("pix2pix", {"data.cache_gb": 0.0}),
+        # with spectral normalisation, whose vectors move with every look at a weight while it trains
+        ("unconditional", {"train.log_kimg": 0.002, "train.sample_kimg": 0.002, "train.state_kimg": 0.004}),
+    ],
+)
+def test_threads_caches_workers_and_logs_change_no_byte(
+    family: str,
+    settings: dict[str, Any],
+    server: ForkServer,
+    straight: dict[str, tuple[Path, float, int]],
+    tmp_path: Path,
+) -> None:
+    assert server.train(family, tmp_path / "run", settings=settings)["code"] == 0
+    assert digests(tmp_path / "run") == digests(straight[family][0])
+
+
+def test_packed_data_change_no_byte(
     server: ForkServer, straight: dict[str, tuple[Path, float, int]], tmp_path: Path
 ) -> None:
-    for number, settings in enumerate(({"data.workers": 4}, {"data.cache_gb": 0.0})):
-        out = tmp_path / f"run-{number}"
-        assert server.train("pix2pix", out, settings=settings)["code"] == 0
-        assert digests(out) == digests(straight["pix2pix"][0])
+    from img2img.data.pack import pack
+    from img2img.data.sources import open_source
+
+    call = arguments("unconditional", server.data)
+    images = call["images"]
+    size = round(call["set"]["data.resolution"] * call["set"]["augment.enlarge"])
+    pack(open_source(images=images, resolution=(16, 16), load_size=(size, size)), tmp_path / "packed")
+    own = ForkServer({"images": {"images": str(tmp_path / "packed")}})
+    try:
+        answer = own.train("unconditional", tmp_path / "run")
+    finally:
+        own.process.kill()
+    assert answer["code"] == 0, answer["stderr"]
+    assert digests(tmp_path / "run") == digests(straight["unconditional"][0])
 
 
 def test_a_new_run_may_start_from_a_model(
