@@ -1,4 +1,7 @@
-"""Trains some families for a few steps in float64, in memory, and writes each rank's weights; run by torchrun or alone."""
+"""Trains some families for a few steps in float64, in memory, and writes each rank's weights; run by torchrun or alone.
+
+By torchrun also once with a picture at one rank that is not a number in one step.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from torch.utils.hooks import RemovableHandle
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny import arguments, make_data
@@ -50,23 +54,42 @@ def main(out: Path) -> None:
         option: {key: Path(value) if key != "pairs" else (Path(value),) for key, value in folders.items()}
         for option, folders in make_data(out / f"data-{world.rank}-of-{world.size}").items()
     }
-    for family, own in SETTINGS.items():
+    runs = {family: (family, own, -1) for family, own in SETTINGS.items()}
+    if world.size > 1:
+        # batch normalisation in the generator, which learns through it what the discriminator says
+        runs["poisoned"] = ("conditional", {"train.critic_steps": 1}, 2)
+    for name, (family, own, poisoned_step) in runs.items():
         call = arguments(family, data, **{"train.batch": 8, "train.precision": "float64", **own})
         config = resolve(call.pop("recipe"), None, call.pop("set"))
         call.pop("device")
         prepared = prepare(config, DataPaths(**call), choose_precision("float64", device), world, None)
-        for _ in range(5):
-            prepared.engine.train_step(step_batches(prepared))
+        engine = prepared.engine
+        for step in range(5):
+            batches = step_batches(prepared)
+            if step == poisoned_step:
+                hook = poison(engine.translator.generator) if world.rank == 1 else None
+                engine.train_step(batches)
+                if hook is not None:
+                    hook.remove()
+            else:
+                engine.train_step(batches)
         weights = {
-            **{f"now.{key}": value.contiguous() for key, value in prepared.engine.translator.state_dict().items()},
+            **{f"now.{key}": value.contiguous() for key, value in engine.translator.state_dict().items()},
             **{
                 f"ema.{name}.{key}": value.contiguous()
-                for name, state in prepared.engine.ema.state_dict().items()
+                for name, state in engine.ema.state_dict().items()
                 for key, value in state.items()
             },
+            "skipped_steps": torch.tensor(list(engine.skipped_steps), dtype=torch.int64),
         }
-        safetensors.torch.save_file(weights, out / f"{family}-{world.rank}-of-{world.size}.safetensors")
+        safetensors.torch.save_file(weights, out / f"{name}-{world.rank}-of-{world.size}.safetensors")
     world.leave()
+
+
+def poison(generator: torch.nn.Module) -> RemovableHandle:
+    """Let the generator see no numbers behind its first layer, so that its running statistics are none either."""
+    first = next(module for module in generator.modules() if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)))
+    return first.register_forward_hook(lambda module, inputs, output: output * float("nan"))
 
 
 if __name__ == "__main__":
