@@ -93,7 +93,7 @@ def append_text(path: Path, text: str) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise write_fault(path, error, len(text)) from error
+        raise write_fault(path, error) from error
 
 
 def write_fault(

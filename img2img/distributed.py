@@ -5,13 +5,16 @@ Without torchrun every function here does nothing, so that the loop is written o
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from img2img.errors import Fault
 
 
 class World:
@@ -28,13 +31,36 @@ class World:
         Args:
             patience: how long they may let each other wait; None is torch's default, some minutes.
         """
-        if self.size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
+        if self.size == 1 or dist.is_initialized():
+            return
+        store, rank, size = next(dist.rendezvous("env://"))
+        # torchrun keeps the store when it starts all processes again, with the addresses of those that are dead
+        store = dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
 
     def leave(self) -> None:
         """Part in good order."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+    @contextlib.contextmanager
+    def naming_lost_peers(self) -> Iterator[None]:
+        """Let a process whose peers are gone say so.
+
+        Raises:
+            Fault: in place of what the transport says.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
+                raise
+            raise Fault(
+                f"process {self.rank} of {self.size}",
+                "lost the others",
+                "See what they said before; given --resume, torchrun --max-restarts goes on from the last state",
+            ) from error
 
     @property
     def is_first(self) -> bool:

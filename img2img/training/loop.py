@@ -135,19 +135,20 @@ def train(
             planned = prepare(config, data, precision, world, init)
             with planned.loader:
                 return _plan(planned, _open_evaluation(planned))
-        world.join(precision.device)
-        try:
-            # only the first process writes; the others find out at the next meeting if it cannot
-            folder = RunFolder(out, config, resume=resume) if world.is_first else None
-            with folder or contextlib.nullcontext():
-                prepared = prepare(config, data, precision, world, init)
-                with prepared.loader:
-                    evaluation = _open_evaluation(prepared)
-                    if folder is not None:
-                        folder.write_config(config)
-                    return _Run(prepared, evaluation, out, folder, resume, watch, signals).train()
-        finally:
-            world.leave()
+        with world.naming_lost_peers():
+            world.join(precision.device)
+            try:
+                # only the first process writes; the others find out at the next meeting if it cannot
+                folder = RunFolder(out, config, resume=resume) if world.is_first else None
+                with folder or contextlib.nullcontext():
+                    prepared = prepare(config, data, precision, world, init)
+                    with prepared.loader:
+                        evaluation = _open_evaluation(prepared)
+                        if folder is not None:
+                            folder.write_config(config)
+                        return _Run(prepared, evaluation, out, folder, resume, watch, signals).train()
+            finally:
+                world.leave()
 
 
 def _misplaced(out: Path, data: DataPaths) -> list[Fault]:

@@ -47,7 +47,7 @@ class ForkServer:
     def train(
         self, family: str, out: Path, *, settings: dict[str, Any] | None = None, **request: Any
     ) -> dict[str, Any]:
-        options = {key: request.pop(key) for key in ("resume", "init") if key in request}
+        options = {key: request.pop(key) for key in ("resume", "init", "images") if key in request}
         call = {**arguments(family, self.data, **(settings or {})), "out": str(out), **options}
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"arguments": call, **request}) + "\n")
@@ -326,7 +326,7 @@ def test_resuming_with_another_configuration(
 
 @pytest.mark.parametrize(
     ("key", "then"),
-    [("threads", 2), ("device", "cuda"), ("memory_format", "torch.channels_last"), ("processes", 2)],
+    [("threads", 2), ("device", "cuda"), ("memory_format", "torch.contiguous_format"), ("processes", 2)],
 )
 def test_resuming_on_another_machine_is_allowed_and_said_not_to_be_exact(
     key: str, then: object, server: ForkServer, straight: dict[str, tuple[Path, float, int]], tmp_path: Path
@@ -347,14 +347,11 @@ def test_resuming_on_another_machine_is_allowed_and_said_not_to_be_exact(
 def test_resuming_with_other_pictures_is_refused(server: ForkServer, tmp_path: Path) -> None:
     from tiny import make_pictures
 
+    images, settings = str(tmp_path / "images"), {"train.kimg": 0.03}
     make_pictures(tmp_path / "images", 7, 0)
-    own = ForkServer({"images": {"images": str(tmp_path / "images")}})
-    try:
-        assert own.train("unconditional", tmp_path / "run")["code"] == 0
-        (tmp_path / "images" / "00.png").unlink()
-        answer = own.train("unconditional", tmp_path / "run", settings={"train.kimg": 0.03}, resume=True)
-    finally:
-        own.process.kill()
+    assert server.train("unconditional", tmp_path / "run", images=images)["code"] == 0
+    (tmp_path / "images" / "00.png").unlink()
+    answer = server.train("unconditional", tmp_path / "run", images=images, settings=settings, resume=True)
     assert answer["code"] == 2
     assert "the pictures changed since step-000000012" in answer["stderr"]
 
@@ -409,11 +406,7 @@ def test_packed_data_change_no_byte(
     images = call["images"]
     size = round(call["set"]["data.resolution"] * call["set"]["augment.enlarge"])
     pack(open_source(images=images, resolution=(16, 16), load_size=(size, size)), tmp_path / "packed")
-    own = ForkServer({"images": {"images": str(tmp_path / "packed")}})
-    try:
-        answer = own.train("unconditional", tmp_path / "run")
-    finally:
-        own.process.kill()
+    answer = server.train("unconditional", tmp_path / "run", images=str(tmp_path / "packed"))
     assert answer["code"] == 0, answer["stderr"]
     assert digests(tmp_path / "run") == digests(straight["unconditional"][0])
 

@@ -145,6 +145,8 @@ def test_a_rank_that_is_killed_is_started_again_by_torchrun(
     assert "no saved state to resume, starting from zero" in run.said()
     assert "resumed step-0000000" in run.said()
     assert "bit-exact" not in run.said()
+    assert f"error: process {1 - rank} of 2: lost the others. See what they said" in run.said()
+    assert "internal" not in run.said()
     assert digests(run.out) == digests(undisturbed)
 
 
