@@ -118,11 +118,11 @@ def resume_from(kept: Path, family: str, server: ForkServer, reference: Path, ou
     assert digests(out) == digests(reference), f"CRASH_SEED={SEED}, resumed from {kept.name}"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["cyclegan", "growing", "styles", "began"])
 def test_resumed_from_an_older_state(
     family: str, server: ForkServer, straight: dict[str, tuple[Path, float, int]], tmp_path: Path
 ) -> None:
-    """One of those that were kept, by chance."""
+    """One of those that were kept, by chance: with an image pool, in a fade, with ADA, with k."""
     reference = straight[family][0]
     kept = random.Random(f"{SEED}/{family}/state").choice(sorted((reference / "state").iterdir())[:-1])
     resume_from(kept, family, server, reference, tmp_path / "run")

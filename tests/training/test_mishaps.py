@@ -199,38 +199,37 @@ def test_a_last_save_that_fails_is_an_error_and_the_state_before_stays(
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fate", ["pipe", "half", "gone"])
-def test_a_picture_that_is_lost_is_replaced_and_counted(
-    fate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_pictures_that_are_lost_are_replaced_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After the scan; what stands in for it follows from the seed, so that two such runs are one."""
+    """After the scan; what stands in for them follows from the seed, so that two such runs are one."""
     pictures, prepare = tmp_path / "images", loop.prepare
     make_pictures(pictures, 7, 0)
-    victim = pictures / "03.png"
-    whole = victim.read_bytes()
+    pipe, half = pictures / "03.png", pictures / "05.png"
+    whole = {path: path.read_bytes() for path in (pipe, half)}
 
     def lose(*positional: Any) -> Any:
-        victim.write_bytes(whole)
+        pipe.unlink()
+        for path, content in whole.items():
+            path.write_bytes(content)
         prepared = prepare(*positional)
-        victim.unlink()
-        if fate == "pipe":
-            os.mkfifo(victim)
-        elif fate == "half":
-            victim.write_bytes(whole[: len(whole) // 2])
+        pipe.unlink()
+        os.mkfifo(pipe)
+        half.write_bytes(whole[half][: len(whole[half]) // 2])
         return prepared
 
     monkeypatch.setattr(loop, "prepare", lose)
     own = {"images": {"images": str(pictures)}}
-    for name in ("one", "two"):
-        with caplog.at_level(logging.WARNING, logger="img2img.training"):
+    with caplog.at_level(logging.WARNING, logger="img2img.training"):
+        for name in ("one", "two"):
             train(own, tmp_path / name, **{"data.cache_gb": 0.0, "data.workers": 2})
-        victim.unlink(missing_ok=True)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
-    assert caplog.text.count(f"{victim}: ") == 2, "each run tells it once"
-    assert "Other pictures stand in for it" in caplog.text
+    for path, problem in ((pipe, "is a pipe"), (half, "file is cut short")):
+        assert caplog.text.count(f"{path}: {problem}") == 2, "each run tells it once"
+    assert caplog.text.count("Other pictures stand in for it") == 4
     counts = [record.get("replaced_pictures", 0) for record in log(tmp_path / "one")]
     assert counts == sorted(counts)
-    assert counts[-1] >= 2
+    assert counts[-1] >= 4
 
 
 def test_a_picture_that_never_answers_ends_the_run_by_its_name(
