@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
-import socket
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import safetensors.torch
@@ -17,6 +15,7 @@ import torch
 
 from img2img.networks.inception import Inception
 
+WATCH = Path(__file__).parent / "watch"
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -74,70 +73,44 @@ def weights_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "store"
 
 
+def load_file(path: Path, name: str) -> ModuleType:
+    """A Python file as a module of this name."""
+    specification = importlib.util.spec_from_file_location(name, path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module  # its dataclasses look their module up
+    specification.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="session")
 def load_script() -> Callable[[str], ModuleType]:
     """A script of tests/bench as a module, by its name."""
-
-    def load(name: str) -> ModuleType:
-        path = Path(__file__).parent / "bench" / f"{name}.py"
-        specification = importlib.util.spec_from_file_location(name, path)
-        assert specification is not None
-        assert specification.loader is not None
-        module = importlib.util.module_from_spec(specification)
-        sys.modules[specification.name] = module  # its dataclasses look their module up
-        specification.loader.exec_module(module)
-        return module
-
-    return load
+    return lambda name: load_file(Path(__file__).parent / "bench" / f"{name}.py", name)
 
 
-def _stays_here(host: object) -> bool:
-    """Whether a host is this machine's loopback; None and "" are this machine too."""
-    name = host.decode() if isinstance(host, bytes) else host
-    if name in (None, "", "localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(str(name).partition("%")[0]).is_loopback
-    except ValueError:
-        return False
+@pytest.fixture(scope="session", autouse=True)
+def _outside_calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Refuses every connection that would leave this machine, here and in the Python processes that tests start.
 
-
-@pytest.fixture(scope="session")
-def _outside_calls() -> Iterator[list[str]]:
-    """Refuses every connection that would leave this machine, and lists it."""
-    calls: list[str] = []
-
-    def refuse(host: object) -> None:
-        if not _stays_here(host):
-            calls.append(str(host))
-            raise ConnectionRefusedError(f"a test may not speak to {host}")
-
-    def watch_socket(function: Callable[..., Any], position: int) -> Callable[..., Any]:
-        def watched(this: socket.socket, *arguments: Any) -> Any:
-            if this.family in (socket.AF_INET, socket.AF_INET6):
-                refuse(arguments[position][0])
-            return function(this, *arguments)
-
-        return watched
-
-    def watch_name(function: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(host: Any, *arguments: Any, **keywords: Any) -> Any:
-            refuse(host)
-            return function(host, *arguments, **keywords)
-
-        return watched
-
+    Yields the file that lists them.
+    """
+    report = tmp_path_factory.mktemp("network") / "outside.txt"
+    report.touch()
+    known = [path for path in (os.environ.get("PYTHONPATH"),) if path]
     with pytest.MonkeyPatch.context() as patch:
-        for name, position in (("connect", 0), ("connect_ex", 0), ("sendto", -1)):
-            patch.setattr(socket.socket, name, watch_socket(getattr(socket.socket, name), position))
-        for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
-            patch.setattr(socket, name, watch_name(getattr(socket, name)))
-        yield calls
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(WATCH), *known]))
+        patch.setenv("IMG2IMG_OUTSIDE_CALLS", str(report))
+        load_file(WATCH / "sitecustomize.py", "watch")
+        yield report
 
 
 @pytest.fixture(autouse=True)
-def nothing_leaves_this_machine(_outside_calls: list[str]) -> Iterator[list[str]]:
+def nothing_leaves_this_machine(_outside_calls: Path) -> Iterator[Path]:
     """Fails a test that opened a connection to anywhere but this machine, even where the caller hid the refusal."""
-    _outside_calls.clear()
     yield _outside_calls
-    assert _outside_calls == []
+    calls = _outside_calls.read_text("utf-8").split()
+    if calls:
+        _outside_calls.write_text("")
+    assert calls == []
