@@ -8,7 +8,15 @@ from pathlib import Path
 
 import click
 
-from img2img_cli.options import FoldersCommand, device_option, folder_options, json_option, print_json, world_option
+from img2img_cli.options import (
+    PATH,
+    FoldersCommand,
+    device_option,
+    folder_options,
+    json_option,
+    print_json,
+    world_option,
+)
 
 
 @click.group("bench", short_help="Measure speed, modes found, and likelihood.")
@@ -77,11 +85,11 @@ def speed(
 
 
 @command.command("parzen", no_args_is_help=True)
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--images", type=click.Path(path_type=Path), required=True, metavar="FILE.npz",
+@click.argument("model", type=PATH)
+@click.option("--images", type=PATH, required=True, metavar="FILE.npz",
               help="Arrays train_images and test_images; folders of pictures are not taken.")  # fmt: skip
 @click.option("--samples", type=click.IntRange(2, 100_000), default=10_000, show_default=True, help="Samples of MODEL.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Write DIR/parzen.json too.")
+@click.option("--out", type=PATH, metavar="DIR", help="Write DIR/parzen.json too.")
 @device_option
 @json_option
 def parzen(model: Path, images: Path, samples: int, out: Path | None, device: str, as_json: bool) -> None:
@@ -139,7 +147,7 @@ def parzen(model: Path, images: Path, samples: int, out: Path | None, device: st
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set a key of all games; may be repeated.")
 @click.option("--jobs", type=click.IntRange(1, 256), help="Processes, of one thread each.  [number of cores]")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("runs/modes"), show_default=True, metavar="DIR",
+    "--out", type=PATH, default=Path("runs/modes"), show_default=True, metavar="DIR",
     help="Tables, page, animations and run folders; what is trained there already is taken up.",
 )  # fmt: skip
 @json_option
@@ -173,6 +181,7 @@ def modes(
     """
     from img2img.bench import run_comparison
     from img2img.bench.modes import choose
+    from img2img.errors import printable
     from img2img_cli.progress import Bar, duration
 
     plan = choose(
@@ -195,4 +204,5 @@ def modes(
         print_json(result)
         return
     click.echo((out / "modes.md").read_text("utf-8"))
-    click.echo(f"{duration(result['facts']['seconds'])}; page {out / 'index.html'}, animations {out / 'animations'}")
+    page, animations = printable(out / "index.html"), printable(out / "animations")
+    click.echo(f"{duration(result['facts']['seconds'])}; page {page}, animations {animations}")

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from img2img_cli.options import json_option, number, print_json
+from img2img_cli.options import PATH, json_option, number, print_json
 
 if TYPE_CHECKING:
     from img2img.evaluation.compare import Row
 
 
 @click.command("compare", short_help="Put two metric cards side by side.", no_args_is_help=True)
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("first", type=PATH)
+@click.argument("second", type=PATH)
 @json_option
 def command(first: Path, second: Path, as_json: bool) -> None:
     """Compare the metric cards FIRST and SECOND: JSON files, or models that hold one.

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from img2img_cli.options import FoldersCommand, folder_options, json_option, print_json
+from img2img_cli.options import PATH, FoldersCommand, folder_options, json_option, print_json
 from img2img_cli.progress import can_draw
 
 if TYPE_CHECKING:
     from img2img.data.check import Report
     from img2img.data.sources import Source
 
-_FOLDER = click.Path(path_type=Path)
 _NUM_GROUPS_SHOWN = 10
 
 _workers_option = click.option(
@@ -48,7 +47,7 @@ def command() -> None:
 @folder_options
 @click.option(
     "--against",
-    type=_FOLDER,
+    type=PATH,
     multiple=True,
     metavar="DIR",
     help="Also search this folder, such as the test set, for pictures that are in the data; may be repeated.",
@@ -171,9 +170,9 @@ def _size(size: tuple[int, int]) -> str:
 )
 @click.argument("recipe", required=False)
 @folder_options
-@click.option("--out", type=_FOLDER, required=True, metavar="PACK", help="The pack, a new folder.")
+@click.option("--out", type=PATH, required=True, metavar="PACK", help="The pack, a new folder.")
 @click.option(
-    "--config", "config_file", type=_FOLDER, metavar="FILE", help="TOML file laid over RECIPE, or complete without it."
+    "--config", "config_file", type=PATH, metavar="FILE", help="TOML file laid over RECIPE, or complete without it."
 )
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set a configuration key; may be repeated.")
 @json_option
@@ -262,16 +261,16 @@ class _Fractions(click.ParamType[tuple[float, float, float]]):
 @command.command(
     "split", cls=FoldersCommand, short_help="Divide pictures into train, validation and test.", no_args_is_help=True
 )
-@click.option("--images", type=_FOLDER, metavar="DIR", help="A folder of pictures.")
-@click.option("--classes", type=_FOLDER, metavar="DIR", help="A folder of class folders, each divided alike.")
+@click.option("--images", type=PATH, metavar="DIR", help="A folder of pictures.")
+@click.option("--classes", type=PATH, metavar="DIR", help="A folder of class folders, each divided alike.")
 @click.option(
     "--pairs",
-    type=_FOLDER,
+    type=PATH,
     multiple=True,
     metavar="DIR | A B",
     help="Side-by-side pictures, or two folders paired by file name, whose pairs stay together.",
 )
-@click.option("--out", type=_FOLDER, required=True, metavar="DIR", help="A new folder for train, validation and test.")
+@click.option("--out", type=PATH, required=True, metavar="DIR", help="A new folder for train, validation and test.")
 @click.option(
     "--fractions",
     type=_Fractions(),
@@ -331,8 +330,8 @@ def split_command(
 @command.command("derive", short_help="Make pairs out of one folder: edges, gray, small, holes, noise, blur.",
                  no_args_is_help=True)  # fmt: skip
 @click.argument("kind", metavar="KIND")
-@click.argument("src", type=_FOLDER)
-@click.argument("dst", type=_FOLDER)
+@click.argument("src", type=PATH)
+@click.argument("dst", type=PATH)
 @click.option("--sigma", type=float, metavar="PIXELS", help="Of blur, and of edges before they are looked for.  [2, 1]")
 @click.option("--threshold", type=float, metavar="CONTRAST", help="Of edges; half of it continues one.  [0.2]")
 @click.option("--factor", type=float, metavar="N", help="Of small: how many times smaller.  [4]")

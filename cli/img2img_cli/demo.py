@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from img2img_cli.options import device_option, json_option, print_json
+from img2img_cli.options import PATH, device_option, json_option, print_json
 
 
 @click.command("demo", short_help="Train two tiny models on real pictures and show what came of it.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, metavar="DIR",
+@click.option("--out", type=PATH, default=Path("demo"), show_default=True, metavar="DIR",
               help="Folder for all that the demo makes; one of an earlier demo is made anew.")  # fmt: skip
 @click.option("--length", type=click.FloatRange(0.001, 1000.0), default=1.0, show_default=True, metavar="FACTOR",
               help="Train this many times as long.")  # fmt: skip

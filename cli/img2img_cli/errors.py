@@ -33,6 +33,14 @@ _ENVIRONMENT_ERRORS = frozenset(
         errno.EISDIR,
         errno.EIO,
         errno.EMFILE,
+        errno.ENFILE,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.ENXIO,
+        errno.ENODEV,
+        errno.EBUSY,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
     }
 )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from img2img_cli.options import device_option, json_option, number, print_json
+from img2img_cli.options import PATH, device_option, json_option, number, print_json
 
 if TYPE_CHECKING:
     from img2img.evaluation.card import Card
@@ -16,16 +16,16 @@ _CARD_SUFFIX = ".card.json"
 
 
 @click.command("evaluate", short_help="Measure pictures, or a model, against real pictures.", no_args_is_help=True)
-@click.argument("real", type=click.Path(path_type=Path), required=False)
-@click.argument("fake", type=click.Path(path_type=Path), required=False)
-@click.option("--model", type=click.Path(path_type=Path), metavar="MODEL",
+@click.argument("real", type=PATH, required=False)
+@click.argument("fake", type=PATH, required=False)
+@click.option("--model", type=PATH, metavar="MODEL",
               help="Measure what this model makes: new pictures, or translations of --source.")  # fmt: skip
-@click.option("--source", type=click.Path(path_type=Path), metavar="DIR", help="What a translator translates.")
+@click.option("--source", type=PATH, metavar="DIR", help="What a translator translates.")
 @click.option("--measure", "measures", multiple=True, metavar="NAME",
               help="May be repeated; `--measure list` shows all.  [fd, kid, prdc]")  # fmt: skip
 @click.option("--extractor", metavar="NAME",
               help="The network that looks at the pictures.  [inception-2015, or that of --weights]")  # fmt: skip
-@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE.safetensors",
+@click.option("--weights", type=PATH, metavar="FILE.safetensors",
               help="Its weights.  [what `img2img weights` brought in]")  # fmt: skip
 @click.option("--resize", type=click.Choice(["clean", "tf1", "pytorch"]), help="How pictures reach its size.")
 @click.option("--perceptual", metavar="NAME", default="vgg16", show_default=True,
@@ -47,7 +47,7 @@ _CARD_SUFFIX = ".card.json"
 @click.option("--max-pixels", type=click.IntRange(1), metavar="N", help="Refuse larger pictures.  [default: 178956970]")
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Pictures at once.")
 @click.option("--workers", type=click.IntRange(1, 64), metavar="N", help="Threads that read.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE.json",
+@click.option("--out", type=PATH, metavar="FILE.json",
               help="The metric card.  [beside FAKE or MODEL, and in the model file]")  # fmt: skip
 @click.option("--no-card", is_flag=True, help="Write no card.")
 @device_option

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from img2img_cli.options import AnyCommand, device_option, json_option, print_json, truncation_options
+from img2img_cli.options import PATH, AnyCommand, device_option, json_option, print_json, truncation_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,12 +40,12 @@ def _shared(default_out: str, *, truncates: bool = True) -> Callable[[AnyCommand
 
     def decorate(inner: AnyCommand) -> AnyCommand:
         decorators = [
-            click.argument("model", type=click.Path(path_type=Path)),
+            click.argument("model", type=PATH),
             click.option("--class", "labels", multiple=True, metavar="NAME",
                          help="A class by name or index; may be repeated. Several are taken in turn.  [default: all]"),
             click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the pictures."),
             *([truncation_options] if truncates else []),
-            click.option("--out", type=click.Path(path_type=Path), default=Path(default_out), show_default=True,
+            click.option("--out", type=PATH, default=Path(default_out), show_default=True,
                          metavar="FILE", help="The picture file to write."),
             device_option,
             json_option,
@@ -266,14 +266,14 @@ def truncation(
 
 @command.command("neighbours", short_help="Find the training pictures nearest to samples.")
 @_shared("neighbours.png")
-@click.argument("real", type=click.Path(path_type=Path))
+@click.argument("real", type=PATH)
 @_pictures_option("0-7")
 @click.option("-k", type=click.IntRange(1, 64), default=5, show_default=True, metavar="N", help="How many neighbours.")
 @click.option("--part", type=click.Choice(["train", "test"]), default="train", show_default=True,
               help="Of REAL, where it is an .npz file of pictures.")  # fmt: skip
 @click.option("--extractor", metavar="NAME",
               help="Compare what this network sees, as `img2img evaluate` does.  [pixels, 32 a side]")  # fmt: skip
-@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE.safetensors", help="Its weights.")
+@click.option("--weights", type=PATH, metavar="FILE.safetensors", help="Its weights.")
 def neighbours(
     model: Path,
     real: Path,
@@ -335,14 +335,14 @@ def neighbours(
 
 
 @command.command("references", short_help="Show pictures in the styles of others.")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--sources", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Pictures to translate.")
-@click.option("--references", required=True, type=click.Path(path_type=Path), metavar="DIR",
+@click.argument("model", type=PATH)
+@click.option("--sources", required=True, type=PATH, metavar="DIR", help="Pictures to translate.")
+@click.option("--references", required=True, type=PATH, metavar="DIR",
               help="Pictures whose styles are taken, in a folder for each class.")  # fmt: skip
 @click.option("--class", "label", metavar="NAME", help="Of all the references.  [the name of each one's folder]")
 @click.option("--count", type=click.IntRange(1, 64), default=6, show_default=True, metavar="N",
               help="How many of each, evenly spread over the folder.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), default=Path("references.png"), show_default=True,
+@click.option("--out", type=PATH, default=Path("references.png"), show_default=True,
               metavar="FILE", help="The picture file to write.")  # fmt: skip
 @device_option
 @json_option

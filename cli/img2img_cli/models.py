@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from img2img_cli.options import json_option, number, print_json
+from img2img_cli.options import PATH, json_option, number, print_json
 
 if TYPE_CHECKING:
     from img2img.checkpoint import ModelInfo, NetworkSpec
@@ -28,7 +28,7 @@ def command() -> None:
 
 
 @command.command("info")
-@click.argument("file", metavar="MODEL", type=click.Path(path_type=Path))
+@click.argument("file", metavar="MODEL", type=PATH)
 @json_option
 def show_info(file: Path, as_json: bool) -> None:
     """Print what a model, a file or a shipped model's name, says of itself; its weights are not read.
@@ -56,8 +56,8 @@ def show_info(file: Path, as_json: bool) -> None:
 
 
 @command.command("export")
-@click.argument("file", metavar="MODEL", type=click.Path(path_type=Path))
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("file", metavar="MODEL", type=PATH)
+@click.argument("target", type=PATH)
 @click.option("--half", is_flag=True, help="Weights in half precision: half the size, pictures the same to the eye.")
 @click.option("--direction", metavar="a2b|b2a", help="Which way an ONNX file translates.  [default: a2b]")
 @click.option("--licence", metavar="TEXT", default="", help="Under which licence TARGET may be used.")
@@ -126,11 +126,11 @@ def _export_onnx(file: Path, target: Path, direction: str | None, licence: str, 
 
 
 @command.command("import", short_help="Make a model file of another project's generator.")
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("file", metavar="FILE", type=PATH)
 @click.option("--from", "source", metavar="PROJECT", required=True, help="Whose file it is: junyanz or cut.")
-@click.option("--out", "target", metavar="MODEL", type=click.Path(path_type=Path),
+@click.option("--out", "target", metavar="MODEL", type=PATH,
               help="The model file.  [default: FILE's name with .safetensors]")  # fmt: skip
-@click.option("--b2a", metavar="FILE", type=click.Path(path_type=Path), help="The generator of the way back.")
+@click.option("--b2a", metavar="FILE", type=PATH, help="The generator of the way back.")
 @click.option("--domains", nargs=2, metavar="A B", default=("a", "b"),
               help="What to call the pictures that go in and that come out.")  # fmt: skip
 @click.option("--resolution", type=click.IntRange(1), metavar="PIXELS",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +14,27 @@ from typing import Any, TypeVar
 import click
 
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
+
+
+class _UsablePath(click.Path):
+    """A path as a Path; one that can never lead anywhere is refused before a command begins.
+
+    An empty text is one of them, though Path("") is the working folder: it comes of a shell variable that is not set,
+    as in `translate model.safetensors "$PHOTOS" out`.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("is empty. Give a path, such as . for this folder", param, ctx)
+        try:
+            os.stat(value)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+                self.fail(f"{str(value)!r}: {error.strerror}. Check the path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _UsablePath(path_type=Path)
 
 
 class Device(click.ParamType[str]):
@@ -113,14 +136,13 @@ def _is_recipe(word: str) -> bool:
 
 def folder_options(command: AnyCommand) -> AnyCommand:
     """--images, --classes, --a, --b and --pairs, the folders of DataPaths; for a FoldersCommand"""
-    folder = click.Path(path_type=Path)
     pairs = "Side-by-side pictures (left a, right b), or two folders paired by file name."
     options = [
-        click.option("--images", type=folder, metavar="DIR | NPZ", help="A folder of pictures, or arrays of them."),
-        click.option("--classes", type=folder, metavar="DIR | NPZ", help="Class folders, or labelled arrays."),
-        click.option("--a", type=folder, metavar="DIR", help="The first of two unpaired folders."),
-        click.option("--b", type=folder, metavar="DIR", help="The second of two unpaired folders."),
-        click.option("--pairs", type=folder, multiple=True, metavar="DIR | A B", help=pairs),
+        click.option("--images", type=PATH, metavar="DIR | NPZ", help="A folder of pictures, or arrays of them."),
+        click.option("--classes", type=PATH, metavar="DIR | NPZ", help="Class folders, or labelled arrays."),
+        click.option("--a", type=PATH, metavar="DIR", help="The first of two unpaired folders."),
+        click.option("--b", type=PATH, metavar="DIR", help="The second of two unpaired folders."),
+        click.option("--pairs", type=PATH, multiple=True, metavar="DIR | A B", help=pairs),
     ]
     for option in reversed(options):
         command = option(command)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from img2img_cli.options import device_option, json_option, number, print_json
+from img2img_cli.options import PATH, device_option, json_option, number, print_json
 from img2img_cli.progress import FolderProgress
 
 if TYPE_CHECKING:
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 @click.command("project", short_help="Find the latent whose picture is nearest to yours.", no_args_is_help=True)
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("image", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("projection"), show_default=True, metavar="DIR",
+@click.argument("model", type=PATH)
+@click.argument("image", type=PATH)
+@click.option("--out", type=PATH, default=Path("projection"), show_default=True, metavar="DIR",
               help="The folder to write into.")  # fmt: skip
 @click.option("--space", type=click.Choice(["z", "w", "w+"]),
               help="Where to look; w+ has a w for each style.  [w where there are styles, else z]")  # fmt: skip
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--perceptual", metavar="NAME",
               help="Compare also what this network sees, such as vgg16.  [pixels alone, or that of --weights]",
               )  # fmt: skip
-@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE.safetensors",
+@click.option("--weights", type=PATH, metavar="FILE.safetensors",
               help="Its weights.  [what `img2img weights` brought in]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of where the descent begins.")
 @click.option("--animate", is_flag=True, help="Also write DIR/progress.gif.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from img2img_cli.options import device_option, json_option, print_json, truncation_options
+from img2img_cli.options import PATH, device_option, json_option, print_json, truncation_options
 from img2img_cli.progress import FolderProgress
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @click.command("sample", short_help="Make new pictures with a model.", no_args_is_help=True)
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("samples"), show_default=True, metavar="DIR|FILE",
+@click.argument("model", type=PATH)
+@click.option("--out", type=PATH, default=Path("samples"), show_default=True, metavar="DIR|FILE",
               help="A folder for single files, or a picture file for all of them in a grid.")  # fmt: skip
 @click.option("--count", type=click.IntRange(1), metavar="N", help="How many, in all.  [default: 16]")
 @click.option("--per-class", type=click.IntRange(1), metavar="N", help="How many of each class, each in its folder.")
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--grid", is_flag=True, help="Also write DIR/grid.png with all of them, a row for each class.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other pictures.")
 @truncation_options
-@click.option("--latent", type=click.Path(path_type=Path), metavar="FILE.safetensors",
+@click.option("--latent", type=PATH, metavar="FILE.safetensors",
               help="The picture of this latent, which `img2img project` wrote, and no others.")  # fmt: skip
 @click.option("--skip-existing", is_flag=True, help="Make only files that an earlier run into DIR has not made.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True,

@@ -9,9 +9,15 @@ from pathlib import Path
 
 import click
 
-from img2img_cli.options import FoldersCommand, device_option, folder_options, json_option, print_json, world_option
-
-_PATH = click.Path(path_type=Path)
+from img2img_cli.options import (
+    PATH,
+    FoldersCommand,
+    device_option,
+    folder_options,
+    json_option,
+    print_json,
+    world_option,
+)
 
 
 @click.command("train", cls=FoldersCommand, short_help="Train a recipe on your pictures.", no_args_is_help=True)
@@ -19,12 +25,12 @@ _PATH = click.Path(path_type=Path)
 @folder_options
 @world_option
 @click.option(
-    "--config", "config_file", type=_PATH, metavar="FILE", help="TOML file laid over RECIPE, or complete without it."
+    "--config", "config_file", type=PATH, metavar="FILE", help="TOML file laid over RECIPE, or complete without it."
 )
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set a configuration key; may be repeated.")
-@click.option("--out", type=_PATH, metavar="DIR", help="Run folder.  [default: runs/RECIPE]")
+@click.option("--out", type=PATH, metavar="DIR", help="Run folder.  [default: runs/RECIPE]")
 @click.option("--resume", is_flag=True, help="Go on from the last saved state in --out.")
-@click.option("--init", type=_PATH, metavar="MODEL", help="Start a new run from the weights of a model file.")
+@click.option("--init", type=PATH, metavar="MODEL", help="Start a new run from the weights of a model file.")
 @click.option("--dry-run", is_flag=True, help="Check everything, estimate time and memory, write nothing.")
 @device_option
 @json_option

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from img2img_cli.options import device_option, json_option, print_json
+from img2img_cli.options import PATH, device_option, json_option, print_json
 from img2img_cli.progress import FolderProgress
 
 _LARGEST_INPUT = 1 << 30  # bytes from standard input
@@ -18,14 +18,14 @@ _LARGEST_INPUT = 1 << 30  # bytes from standard input
 @click.command(
     "translate", short_help="Translate a picture or a folder of pictures with a model.", no_args_is_help=True
 )
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("src", type=click.Path(path_type=Path))
-@click.argument("dst", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
+@click.argument("src", type=PATH)
+@click.argument("dst", type=PATH)
 @click.option("--direction", metavar="a2b|b2a", help="Which way, for a model that has both.  [default: a2b]")
 @click.option("--style", metavar="CLASS", help="Into which class, by name or index, for a model that has several.")
 @click.option(
     "--reference",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="PICTURE",
     help="Take the style of this picture, of the class --style or else that of its folder's name.",
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from img2img_cli.options import json_option, print_json
+from img2img_cli.options import PATH, json_option, print_json
 from img2img_cli.progress import Bar
 
 
@@ -87,7 +87,7 @@ def fetch(name: str, as_json: bool) -> None:
 
 
 @command.command("import")
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("file", metavar="FILE", type=PATH)
 @click.option("--as", "name", metavar="NAME", help="Which weights they are; found out by the tensors without it.")
 @click.option("--input", "taken", metavar="INPUT",
               help="What the first convolution takes: imagenet (normalised) or unit ([-1, 1]).")  # fmt: skip

@@ -59,8 +59,11 @@ class Pack:
 
 def is_pack(path: str | os.PathLike[str]) -> bool:
     """Whether this folder was made by `pack`."""
+    index = Path(path) / INDEX
     try:
-        with (Path(path) / INDEX).open("rb") as stream:
+        if not index.is_file():  # a pipe would block
+            return False
+        with index.open("rb") as stream:
             return FORMAT.rsplit("-", 1)[0].encode() in stream.read(200)
     except OSError:
         return False
