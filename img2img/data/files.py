@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from img2img.data.decode import SUFFIXES
@@ -63,25 +63,28 @@ def _walk(
     folders = [top]
     while folders:
         folder = folders.pop()
-        try:
-            entries = os.scandir(folder)
-        except OSError as error:
-            raise UsageFault(
-                folder, f"cannot be read ({error.strerror})", "Give yourself the right to read it, or move it away"
-            ) from error
-        with entries:
-            for entry in entries:
-                if is_junk(entry.name):
-                    continue
-                named_like_picture = os.path.splitext(entry.name)[1].lower() in SUFFIXES
-                if named_like_picture:
-                    if not excluded or _identity(entry.path) not in excluded:
-                        found.append(entry.path)
-                elif _is_folder(entry, follow_links):
-                    identity = _identity(entry.path)
-                    if identity is not None and identity not in visited and identity not in excluded:
-                        visited.add(identity)
-                        folders.append(entry.path)
+        for entry in _entries(folder):
+            if is_junk(entry.name):
+                continue
+            named_like_picture = os.path.splitext(entry.name)[1].lower() in SUFFIXES
+            if named_like_picture:
+                if not excluded or _identity(entry.path) not in excluded:
+                    found.append(entry.path)
+            elif _is_folder(entry, follow_links):
+                identity = _identity(entry.path)
+                if identity is not None and identity not in visited and identity not in excluded:
+                    visited.add(identity)
+                    folders.append(entry.path)
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError as error:  # also in the middle, of a disk or share that fails
+        raise UsageFault(
+            folder, f"cannot be read ({error.strerror})", "Give yourself the right to read it, or move it away"
+        ) from error
 
 
 def _is_folder(entry: os.DirEntry[str], follow_links: bool) -> bool:

@@ -421,10 +421,10 @@ class TestSize:
     @pytest.mark.parametrize("side", [30_000, 65_000])
     def test_png_bomb(self, side: int) -> None:
         content = png(side, side, 8, 2, bytes(1000))
-        began = time.monotonic()
+        began = time.process_time()
         with pytest.raises(ImageFault, match=r"megapixels is over the limit of 179.*--max-pixels.*data\.max_pixels"):
             open_image(io.BytesIO(content))
-        assert time.monotonic() - began < 0.05
+        assert time.process_time() - began < 0.05
 
     def test_jpeg_bomb(self) -> None:
         content = bytearray(encoded(waves(), "JPEG").getvalue())
