@@ -42,7 +42,16 @@ from img2img.data.files import list_images, no_images
 from img2img.data.threads import Pool, Task
 from img2img.distributed import World
 from img2img.errors import Fault, ImageFault, UsageFault
-from img2img.inference.manifest import WHOLE, Entry, Manifest, Shard, content_digest, part_name, read_entries_of
+from img2img.inference.manifest import (
+    WHOLE,
+    Entry,
+    Manifest,
+    Shard,
+    content_digest,
+    has_manifest,
+    part_name,
+    read_entries_of,
+)
 from img2img.inference.memory import OutOfMemory
 from img2img.inference.model import (
     LARGEST_USUAL_SCALE,
@@ -237,6 +246,7 @@ def translate_folder(
     items = _plan(root, sources, target, options)
     if not in_place:
         _refuse_overlap(items, root, target)
+        _refuse_strangers(items, target)
     with _open_manifest(target, options.skip_existing, shard) as manifest:
         manifest.join(lambda: remove_leftovers({item.target.parent for item in items}))
         run = _Run(model, manifest, options, SkipList(target, shard), shard, strict=strict, progress=progress)
@@ -762,6 +772,21 @@ def _refuse_overlap(items: Sequence[_Item], root: Path, target: Path) -> None:
     for item in items:
         if os.path.realpath(item.target) in pictures:
             raise UsageFault(item.target, "is one of the pictures to translate", "Give another folder, or --in-place")
+
+
+def _refuse_strangers(items: Sequence[_Item], target: Path) -> None:
+    """What somebody put into a folder must not be replaced by outputs of the same names.
+
+    A folder that a run has written into is its own: after a power failure, lines of the manifest may be missing there.
+    """
+    there = [item.target for item in items if os.path.lexists(item.target)]
+    if there and not has_manifest(target):
+        others = f", as are {len(there) - 1} more," if len(there) > 1 else ""
+        raise UsageFault(
+            there[0],
+            f"is there already{others} and is no output of an earlier run",
+            "Give another folder, or move it away first",
+        )
 
 
 def _recipe_digest(model: Model, options: Options) -> str:

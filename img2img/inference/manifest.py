@@ -105,11 +105,20 @@ def content_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _parts_of(folder: Path) -> list[Path]:
+    stem, suffix = os.path.splitext(MANIFEST_NAME)
+    return sorted(folder.glob(f"{stem}*{suffix}"))
+
+
+def has_manifest(folder: Path) -> bool:
+    """Whether a run has written into this folder before."""
+    return bool(_parts_of(folder))
+
+
 def read_entries_of(folder: Path) -> dict[str, set[Entry]]:
     """The entries of each name in a folder's manifest, without making one; empty where there is none."""
     entries: dict[str, set[Entry]] = {}
-    stem, suffix = os.path.splitext(MANIFEST_NAME)
-    for path in sorted(folder.glob(f"{stem}*{suffix}")):
+    for path in _parts_of(folder):
         with open(path, "rb") as lines:
             for line in lines:
                 # a line cut off by a crash, or edited: its output is made again

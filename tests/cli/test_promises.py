@@ -134,6 +134,7 @@ BROKEN: dict[str, tuple[str, bytes | Callable[[Path], Any], str, str]] = {
     "nan.tif": ("C7", encoded(Image.fromarray(np.full((8, 8), np.nan, np.float32)), "TIFF"), "outside [0, 1]", "Scale"),
     "float.tif": ("C7", encoded(Image.fromarray(np.full((8, 8), 3, np.float32)), "TIFF"), "outside [0, 1]", "Scale"),
     "link.png": ("D1", lambda path: path.symlink_to("nowhere"), "is a link to nothing", "Remove the link"),
+    "loop.png": ("D1", lambda path: path.symlink_to(path.name), "Too many levels of symbolic links", "Check its perm"),
     "pickle.png": ("E1", pickle.dumps(Payload()), "is not a picture", _CONVERT),
     "\x1b[31mred\n.png": ("E11", b"", "is empty (0 bytes)", _COPY),
 }
@@ -754,6 +755,7 @@ ROWS = [
     Row("D4 same folder", f"{TRANSLATE} @flat @flat", 2, "@flat: output and input are the same", "--in-place"),
     Row("D4 same folder, another name", f"{TRANSLATE} @flat @few/../flat", 2, "same folder", "--in-place"),
     Row("D4 same file", f"{TRANSLATE} @flat/00.png @flat/00.png", 2, "is the picture itself", "--in-place"),
+    Row("D2 files of others", f"{TRANSLATE} @few @flat", 2, "@flat/00.png: is there already, as are 2", "Give another"),
     Row("D4 own folder", f"{TRANSLATE} @flat/00.png @flat", 2, "@flat/00.png: is one of the pictures", "--in-place"),
     Row("D4 split", "data split --images @flat --out @flat/parts", 2, "@flat/parts: lies inside", "Choose a place"),
     # nothing to read
@@ -1247,6 +1249,9 @@ ROWS = [
     Row("F4 recipes", "recipes list", 0, "cyclegan-small"),
     Row("F4 check", "data check --images @flat", 0, "no problems"),
     Row("F4 option", "models info --jsn", 2, "'--jsn'", "See `img2img models info --help`"),
+    Row("F2 a variable that is not set", f"{TRANSLATE} '' out", 2, "'SRC': is empty", "Give a path"),
+    Row("D3 no name so long", f"{TRANSLATE} @flat {'n' * 300}", 2, "File name too long", "Check the path"),
+    Row("D1 a link to itself", "models info @broken/loop.png", 2, "Too many levels of symbolic", "Check the path"),
     Row("F7 unconditional", f"{DCGAN} --images @flat --dry-run --out run", 0, "Nothing was written"),
     Row("F7 conditional", f"{CGAN} --classes @classes --dry-run", 0, "Nothing was written"),
     Row("F7 pairs", f"{PIX2PIX} --pairs @flat @flat/../large --set data.resize_pairs=true --dry-run", 0, "Nothing was"),

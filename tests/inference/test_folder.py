@@ -360,6 +360,24 @@ def test_output_around_the_input_does_not_replace_a_picture(pointwise: Build, tm
     assert not (src / MANIFEST_NAME).exists()
 
 
+def test_files_of_others_are_not_replaced(pointwise: Build, tmp_path: Path) -> None:
+    src, dst = (
+        fill(tmp_path / "src", ["a.png", "x/b.png", "c.png"]),
+        fill(tmp_path / "dst", ["x/b.png", "c.png", "d.png"]),
+    )
+    before = tree(dst, hidden=True)
+    with pytest.raises(
+        UsageFault, match=r"c\.png: is there already, as are 1 more, and is no output of an earlier run"
+    ):
+        translate_folder(pointwise(), src, dst)
+    assert tree(dst, hidden=True) == before
+    (dst / "x" / "b.png").unlink()
+    (dst / "c.png").unlink()
+    for _ in range(2):  # what a run has made, the next one may make anew
+        assert translate_folder(pointwise(), src, dst).translated == 3
+    assert tree(dst)["d.png"] == before["d.png"]
+
+
 @pytest.mark.parametrize("dst", ["file", "file/below"])
 def test_a_file_in_the_place_of_the_output_folder(pointwise: Build, tmp_path: Path, dst: str) -> None:
     src = fill(tmp_path / "src", ["a.png"])
@@ -423,7 +441,8 @@ def test_skip_existing_redoes_exactly_what_changed(pointwise: Build, tmp_path: P
     assert again(quality=50) == (6, 0)
     assert translate_folder(pointwise(factor=0.5), src, dst, skip_existing=True).translated == 6
     (dst / MANIFEST_NAME).unlink()
-    assert again() == (6, 0)
+    with pytest.raises(UsageFault, match="is no output of an earlier run"):
+        again()
 
 
 def test_batches_are_of_one_size(pointwise: Build, tmp_path: Path) -> None:
