@@ -488,7 +488,7 @@ def load_state(path: Path) -> SavedState:
             for name, data in content.items()
             if name.endswith(".json")
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise Fault(path, f"not a complete training state ({error})", mend) from error
     return SavedState(path, tree, manifest)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import pickle
@@ -392,6 +393,42 @@ def test_no_damage_anywhere_in_a_state_is_loaded(data: st.DataObject, tmp_path_f
         assert same(state.tree, make_tree(2))
         said = {key: value for key, value in state.manifest.items() if key != "sha256"}
         assert manifest_digest(said) == json.loads(before)["sha256"]
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("../../../etc/passwd"),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.just("files"), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_no_manifest_and_no_tree_of_a_state_escape_as_anything_but_a_fault(
+    data: st.DataObject, tmp_path_factory: Any
+) -> None:
+    """PROMISES E13: other JSON in the manifest, or in a tree with a manifest that is right for it, or any bytes."""
+    path = save_state(tmp_path_factory.mktemp("fuzz"), 1, make_tree(), {"threads": 1}, keep_last=1)
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    del manifest["sha256"]  # as in states from before there was one: what is in them is looked at
+    kind = data.draw(st.sampled_from(["bytes", "manifest", "entry", "tree", "deep"]))
+    if kind == "bytes":
+        (path / "manifest.json").write_bytes(data.draw(st.binary(max_size=50)))
+    elif kind == "manifest":
+        (path / "manifest.json").write_text(json.dumps(data.draw(_JSON)))
+    elif kind == "entry":
+        name = data.draw(st.sampled_from(sorted(manifest["files"])))
+        manifest["files"][name] = data.draw(_JSON)
+        (path / "manifest.json").write_text(json.dumps(manifest))
+    else:
+        text = "[" * 100_000 if kind == "deep" else json.dumps(data.draw(_JSON))
+        (path / "engine.json").write_text(text)
+        manifest["files"]["engine.json"]["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+        (path / "manifest.json").write_text(json.dumps(manifest))
+    with contextlib.suppress(Fault):
+        load_state(path)
 
 
 def test_only_damaged_states_are_a_fault_that_names_them(tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ def is_arrays(path: PathLike) -> bool:
 
 def has_labels(path: PathLike, part: str = "train") -> bool:
     """Whether an .npz file holds labels beside the pictures of `part`; False where it cannot be read."""
+    if not Path(path).is_file():  # a pipe would block
+        return False
     try:
         with zipfile.ZipFile(path) as archive:
             return any(f"{name}.npy" in archive.namelist() for name in _NAMES[part][1])

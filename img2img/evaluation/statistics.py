@@ -24,6 +24,8 @@ _MEND = "Copy it again, or write it by numpy.savez with mu and sigma, or with fe
 
 def is_statistics(path: str | Path) -> bool:
     """Whether an .npz file holds mu and sigma, or feats; pictures do not."""
+    if not Path(path).is_file():  # a pipe would block
+        return False
     try:
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())

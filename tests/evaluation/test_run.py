@@ -106,7 +106,15 @@ def test_a_second_measure_extracts_nothing(
     )
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:100], lambda content: content[:-8] + b"12345678"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:100],
+        lambda content: content[:-8] + b"12345678",
+        lambda content: b"cos\nsystem\n(S'touch ran'\ntR.",  # a pickle that would run a command
+    ],
+    ids=["cut", "other values", "code"],
+)
 def test_a_damaged_cache_is_made_anew(
     damage: Any, folders: tuple[Path, Path], squeezenet: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -115,6 +123,7 @@ def test_a_damaged_cache_is_made_anew(
         path.write_bytes(damage(path.read_bytes()))
     assert run(*folders, squeezenet, cache=tmp_path / "cache").to_json() == before.to_json()
     assert "damaged and made anew" in caplog.text
+    assert not Path("ran").exists()
 
 
 def test_features_of_a_users_own_module_are_not_kept(folders: tuple[Path, Path], tmp_path: Path) -> None:
