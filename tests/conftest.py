@@ -73,6 +73,25 @@ def weights_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "store"
 
 
+@pytest.fixture
+def peak_growth() -> Callable[[], int]:
+    """By how many bytes this process's memory at its highest has grown above that of the call before."""
+    status, switch = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not os.access(switch, os.W_OK):
+        pytest.skip("the highest use of memory can be reset on Linux only")
+    before = 0
+
+    def growth() -> int:
+        nonlocal before
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        high, now = (int(fields[name].split()[0]) * 1024 for name in ("VmHWM", "VmRSS"))
+        grown, before = high - before, now
+        switch.write_text("5")
+        return grown
+
+    return growth
+
+
 def load_file(path: Path, name: str) -> ModuleType:
     """A Python file as a module of this name."""
     specification = importlib.util.spec_from_file_location(name, path)

@@ -209,7 +209,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except FileNotFoundError:
         return None
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, struct.error):
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError, struct.error):
         _log.warning("%s is damaged and made anew", path)
         return None
     if metadata != _stamp(tensors):

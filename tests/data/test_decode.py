@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,20 @@ class TestModes:
         assert picture.pixels[0, 0].tolist() == list(RED)
         picture = open_image(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))
         assert np.abs(picture.pixels[0, 0].astype(int) - RED).max() <= 3
+
+    def test_ycck(self) -> None:
+        """CMYK whose inks C, M, Y are kept as YCbCr of 255 less each, and again inverted, as Photoshop does.
+
+        Byte 11 of Adobe's marker is then 2.
+        """
+        for ink, black, level in ((0, 0, 255), (100, 0, 155), (0, 155, 100), (255, 0, 0)):
+            stored = Image.new("CMYK", (16, 16), (255 - ink, 127, 127, black))
+            content = bytearray(encoded(stored, "JPEG", quality=100, subsampling=0).getvalue())
+            marker = content.index(b"Adobe")
+            assert content[marker + 11] == 0
+            content[marker + 11] = 2
+            pixels = open_image(io.BytesIO(bytes(content))).pixels
+            assert np.abs(pixels.astype(int) - level).max() <= 3, (ink, black, pixels[0, 0])
 
     def test_lab(self) -> None:
         # L* = 50 without colour (128 stands for a* = b* = 0) is the grey 119 of sRGB
@@ -381,6 +396,7 @@ class TestDamage:
         folder.mkdir()
         os.mkfifo(pipe)
         link.symlink_to(tmp_path / "nowhere")
+        (tmp_path / "f.jpg").symlink_to("f.jpg")
         address = tmp_path / "d.jpg"
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(os.path.relpath(address))
@@ -391,6 +407,7 @@ class TestDamage:
                 (Path("/dev/null"), "is a pipe, socket or device"),
                 (link, "is a link to nothing"),
                 (tmp_path / "e.jpg", "not there any more"),
+                (tmp_path / "f.jpg", "cannot be opened"),
                 (tmp_path / ("x" * 300), "cannot be opened"),
             ]:
                 began = time.monotonic()
@@ -402,7 +419,7 @@ class TestDamage:
     def test_mutations_never_escape(self, format: str) -> None:
         random = np.random.default_rng(0)
         content = encoded(waves(20, 24), format).getvalue()
-        for _ in range(100):
+        for _ in range(300):
             damaged = bytearray(content)
             for _ in range(random.integers(1, 6)):
                 damaged[random.integers(len(damaged))] = random.integers(256)
@@ -419,12 +436,14 @@ class TestSize:
     """PROMISES C5: refused by the header, at once."""
 
     @pytest.mark.parametrize("side", [30_000, 65_000])
-    def test_png_bomb(self, side: int) -> None:
+    def test_png_bomb(self, side: int, peak_growth: Callable[[], int]) -> None:
         content = png(side, side, 8, 2, bytes(1000))
+        peak_growth()
         began = time.process_time()
         with pytest.raises(ImageFault, match=r"megapixels is over the limit of 179.*--max-pixels.*data\.max_pixels"):
             open_image(io.BytesIO(content))
         assert time.process_time() - began < 0.05
+        assert peak_growth() < 50e6
 
     def test_jpeg_bomb(self) -> None:
         content = bytearray(encoded(waves(), "JPEG").getvalue())

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -133,3 +133,20 @@ def test_twenty_thousand_files_in_a_second(tmp_path: Path) -> None:
     began = time.process_time()  # other programs may keep the cores busy
     assert len(list_images(tmp_path)) == 20_000
     assert time.process_time() - began < 1.0
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_files(tmp_path: Path, peak_growth: Callable[[], int]) -> None:
+    """PROMISES D11: five seconds, and memory for the names alone."""
+    for folder in range(100):
+        (tmp_path / str(folder)).mkdir()
+        for index in range(1000):
+            os.close(os.open(tmp_path / str(folder) / f"{index}.jpg", os.O_CREAT))
+    began = time.process_time()
+    peak_growth()
+    found = list_images(tmp_path)
+    seconds, grown = time.process_time() - began, peak_growth()
+    print(f"{len(found):,} files in {seconds:.2f} s of the processor, {grown / 1e6:.0f} MB")
+    assert len(found) == 100_000
+    assert seconds < 5
+    assert grown < 100e6

@@ -206,6 +206,23 @@ def test_bad_files_are_named_counted_and_listed(
     assert not (tmp_path / "dst" / "skipped.jsonl").exists()
 
 
+def test_files_that_vanish_or_change_on_the_way_are_skipped(pointwise: Build, tmp_path: Path) -> None:
+    """PROMISES C16: between the look into the folder and the look into the file."""
+    names = [f"{index:02d}.png" for index in range(40)]
+    src = fill(tmp_path / "src", names)
+
+    def meddle(done: int, total: int) -> None:
+        (src / names[-1]).unlink(missing_ok=True)
+        (src / names[-2]).write_bytes(b"something else")
+
+    summary = translate_folder(pointwise(), src, tmp_path / "dst", workers=1, progress=meddle)
+    assert (summary.translated, summary.exit_code) == (38, 3)
+    reasons = {Path(skip["path"]).name: skip["reason"] for skip in skips(tmp_path / "dst")}
+    assert reasons.keys() == set(names[-2:])
+    assert "not there any more" in reasons[names[-1]]
+    assert "is not a picture" in reasons[names[-2]]
+
+
 def test_strict_stops_at_the_first(pointwise: Build, tmp_path: Path) -> None:
     bad_files(tmp_path / "src")
     with pytest.raises(ImageFault, match=r"broken\.png") as caught:
