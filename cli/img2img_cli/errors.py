@@ -51,6 +51,7 @@ def run(command: click.Command, args: Sequence[str] | None, prog_name: str, **ex
     options = words[: words.index("--")] if "--" in words else words
     debug, as_json = "--debug" in options, "--json" in options
     words = [word for word in options if word != "--debug"] + words[len(options) :]
+    _occupy_closed_streams()
     _escape_unprintable()
     try:
         code = _run(command, words, prog_name, debug=debug, as_json=as_json, **extra)
@@ -104,6 +105,10 @@ def describe(error: BaseException) -> tuple[list[str], int]:
         return [f"{printable(subject)}: {error.strerror}. Check the path, its permissions and the free space"], 1
     if _is_out_of_memory(error):
         return ["memory: there was not enough. Lower train.batch or data.resolution, or use a smaller --scale"], 1
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return [
+            "threads: the system allows no more. Lower data.workers or --workers, or raise its limit (ulimit -u)"
+        ], 1
     summary = printable(" ".join(str(error).split()))
     return [f"internal: {type(error).__name__}: {summary}. Run again with --debug and report it"], 1
 
@@ -124,6 +129,18 @@ def _report(lines: list[str], code: int, *, as_json: bool) -> None:
         click.echo(f"{prefix}{line}", err=True)
     if as_json and lines:
         click.echo(json.dumps({"error": lines, "exit_code": code}))
+
+
+def _occupy_closed_streams() -> None:
+    """Open what the shell has closed (`2>&-`) on nothing.
+
+    The next file that is opened would get its number, and what C libraries print to stderr would go into that file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
 
 
 def _escape_unprintable() -> None:

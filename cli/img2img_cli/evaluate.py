@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from img2img_cli.options import PATH, device_option, json_option, number, print_json
+from img2img_cli.options import PATH, device_option, json_option, number, print_json, use_suffix
 
 if TYPE_CHECKING:
     from img2img.evaluation.card import Card
 
 _CARD_SUFFIX = ".card.json"
+_LONGEST_NAME = 255  # bytes, on every usual file system
 
 
 @click.command("evaluate", short_help="Measure pictures, or a model, against real pictures.", no_args_is_help=True)
@@ -174,15 +176,15 @@ def _check_target(target: Path) -> None:
     from img2img.errors import UsageFault
 
     if target.suffix != ".json":
-        raise UsageFault("--out", f"{target} does not end in .json", f"Use {target.with_suffix('.json')}")
+        raise UsageFault("--out", f"{target} does not end in .json", use_suffix(target, ".json"))
+    if len(os.fsencode(target.name)) > _LONGEST_NAME:
+        raise UsageFault("--out", f"{target.name} is too long a name", "Choose a shorter one, or give --no-card")
     if not target.parent.is_dir():
         raise UsageFault("--out", f"there is no folder {target.parent}", "Make it, or choose another place")
     _check_writable("--out", target.parent)
 
 
 def _check_writable(option: str, folder: Path) -> None:
-    import os
-
     from img2img.errors import UsageFault
 
     if not os.access(folder, os.W_OK):

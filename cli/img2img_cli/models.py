@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from img2img_cli.options import PATH, json_option, number, print_json
+from img2img_cli.options import PATH, json_option, number, print_json, use_suffix
 
 if TYPE_CHECKING:
     from img2img.checkpoint import ModelInfo, NetworkSpec
@@ -170,7 +170,7 @@ def import_file(
     from img2img.importing import import_model
     from img2img.shipped import SUFFIX
 
-    target = target or file.with_suffix(SUFFIX)
+    target = target or (file.with_suffix(SUFFIX) if file.name else Path(f"model{SUFFIX}"))  # . and / have no name
     _check_new(target, "--out", SUFFIX)
     info = import_model(
         file,
@@ -195,7 +195,7 @@ def _check_new(target: Path, subject: str, suffix: str) -> None:
     from img2img.errors import UsageFault
 
     if target.suffix != suffix:
-        raise UsageFault(subject, f"{target} does not end in {suffix}", f"Use {target.with_suffix(suffix)}")
+        raise UsageFault(subject, f"{target} does not end in {suffix}", use_suffix(target, suffix))
     if target.exists():
         raise UsageFault(subject, f"{target} exists already", "Choose another name, or remove it first")
 

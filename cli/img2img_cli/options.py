@@ -85,6 +85,11 @@ def print_json(result: Mapping[str, Any]) -> None:
     click.echo(json.dumps(result, default=_plain, allow_nan=False))
 
 
+def use_suffix(path: Path, suffix: str) -> str:
+    """How to mend a file's name of another suffix; folders such as . and / have no name to mend."""
+    return f"Use {path.with_suffix(suffix)}" if path.name else f"Give a name that ends in {suffix}"
+
+
 def number(value: float) -> str:
     """A score as a person reads it: four digits, and all of those before the point."""
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"

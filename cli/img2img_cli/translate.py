@@ -212,10 +212,14 @@ def _streams(src: Path, dst: Path, *, as_json: bool) -> tuple[Path | BinaryIO, P
     if _is_dash(dst):
         if as_json:
             raise UsageFault("--json", "has no place where standard output is the picture", "Give DST a name")
+        if sys.stdout is None:
+            raise UsageFault("-", "standard output is closed", "Give DST a name")
         if sys.stdout.isatty():
             raise UsageFault("-", "standard output is a terminal, not a file", "Send it on with > or |")
         target = sys.stdout.buffer
     if _is_dash(src):
+        if sys.stdin is None:
+            raise UsageFault("-", "standard input is closed", "Give SRC a name")
         data = sys.stdin.buffer.read(_LARGEST_INPUT + 1)
         if len(data) > _LARGEST_INPUT:
             raise UsageFault("standard input", f"is over {_LARGEST_INPUT >> 20} MiB", "Give a file")

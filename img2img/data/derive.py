@@ -113,7 +113,7 @@ def derive(
     change = _change(kind, settings or {}, seed)
     root, target = Path(src), Path(dst)
     require_new_folder(target)
-    if root.is_file():
+    if root.exists() and not root.is_dir():
         raise UsageFault(root, "is a file, not a folder", "Give the folder that holds the pictures")
     sources = list_images(root)
     if not sources:

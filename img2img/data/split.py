@@ -81,7 +81,7 @@ def _check(roots: Sequence[Path], target: Path, fractions: tuple[float, float, f
         )
     require_new_folder(target)
     for root in roots:
-        if root.is_file():
+        if root.exists() and not root.is_dir():
             raise UsageFault(root, "is a file, not a folder", "Give the folder that holds the pictures")
         if root.resolve() in target.resolve().parents:
             raise UsageFault(target, f"lies inside {root}, which is being split", "Choose a place outside")

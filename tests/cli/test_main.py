@@ -153,6 +153,18 @@ def test_version() -> None:
             ["error: memory: there was not enough. Lower train.batch or data.resolution, or use a smaller --scale"],
         ),
         (
+            RuntimeError("can't start new thread"),
+            1,
+            [
+                "error: threads: the system allows no more. Lower data.workers or --workers, or raise its limit (ulimit -u)"
+            ],
+        ),
+        (
+            OSError(errno.ENAMETOOLONG, "File name too long", "nnn"),
+            1,
+            ["error: nnn: File name too long. Check the path, its permissions and the free space"],
+        ),
+        (
             ZeroDivisionError("a\nb"),
             1,
             ["error: internal: ZeroDivisionError: a b. Run again with --debug and report it"],
@@ -253,6 +265,22 @@ def test_a_closed_stdout_is_no_crash() -> None:
         )
         assert result.returncode == code
         assert b"Traceback" not in result.stderr
+
+
+def test_no_file_takes_the_number_of_a_closed_stream(tmp_path: Path) -> None:
+    """Into such a file would go what a C library prints."""
+    code = (
+        "import os\n"
+        "for number in range(3): os.close(number)\n"
+        "import click\n"
+        "from img2img_cli.errors import run\n"
+        "@click.command()\n"
+        "def command():\n"
+        "    with open('out', 'w') as file: file.write(str(file.fileno()))\n"
+        "run(command, [], 'img2img')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+    assert int((tmp_path / "out").read_text()) > 2
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -14,8 +14,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from img2img.checkpoint import ModelInfo, NetworkSpec, write_model
+from img2img.errors import UsageFault
 from img2img.networks import GENERATORS, ROLES
 from img2img_cli import main
+from img2img_cli.translate import _streams
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,14 @@ def test_standard_input_and_output(model_file: Path, photos: Path, tmp_path: Pat
     bad = translate(model_file, "-", "-", input=photo[:50])
     assert (bad.exit_code, bad.stdout_bytes) == (1, b"")
     assert "standard input: " in bad.stderr
+
+
+@pytest.mark.parametrize(("source", "target"), [("-", "out.png"), ("photo", "-")])
+def test_a_closed_stream_is_named(source: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a shell closes them by <&- and >&-."""
+    monkeypatch.setattr("sys.stdin" if source == "-" else "sys.stdout", None)
+    with pytest.raises(UsageFault, match=r"standard (input|output) is closed"):
+        _streams(Path(source), Path(target), as_json=False)
 
 
 def test_all_frames_are_each_what_it_is_alone(model_file: Path, tmp_path: Path) -> None:
