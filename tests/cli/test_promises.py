@@ -601,7 +601,8 @@ def marks(root: Path) -> dict[str, tuple[int, ...]]:
         for name in (*folders, *files):
             path = os.path.join(folder, name)
             status = os.lstat(path)
-            of_file = () if stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns)
+            fickle = stat.S_ISDIR(status.st_mode) or name == ".lock"  # a refused run takes the lock, too
+            of_file = () if fickle else (status.st_size, status.st_mtime_ns)
             found[path] = (status.st_mode, status.st_ino, *of_file)
     return found
 
