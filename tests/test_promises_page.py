@@ -17,7 +17,7 @@ NAMES = sorted(set(re.findall(r"`(tests/[^`]+::[^`]+)`", PAGE)))
 
 
 @functools.cache
-def tests_of(file: str) -> frozenset[str]:
+def found_in(file: str) -> frozenset[str]:
     """Names of the tests of a file, those of classes as Class::name."""
     body = ast.parse((ROOT / file).read_text("utf-8")).body
     classes = [node for node in body if isinstance(node, ast.ClassDef)]
@@ -33,7 +33,7 @@ def tests_of(file: str) -> frozenset[str]:
 def test_a_named_test_exists(name: str) -> None:
     file, _, test = name.partition("::")
     test, _, row = test.removesuffix("]").partition("[")
-    assert test in tests_of(file)
+    assert test in found_in(file)
     # a row of the table, by how it begins
     assert not row or re.search(rf'"{row}[ :]', (ROOT / file).read_text("utf-8"))
 
