@@ -353,6 +353,9 @@ def save_state(
     facts: Mapping[str, Any],
     keep_last: int,
     keep_every: int = 0,
+    *,
+    attempt: int = 0,
+    spare: Collection[int] = (),
 ) -> Path:
     """Publish `tree` as `folder/step-NNNNNNNNN`, then remove older states.
 
@@ -361,17 +364,20 @@ def save_state(
         facts: what resuming compares and reports (versions, threads, configuration), kept in the manifest.
         keep_last: how many of the newest states remain.
         keep_every: the first state at or after every so many images remains too, by `facts["images_seen"]`; 0: none.
+        attempt: how often the run has gone back, where it does now: the state stands beside the one that it began with.
+        spare: for each of these numbers the newest state of at most so many steps remains too.
 
     Raises:
         Fault: the disk refused; older states are untouched.
     """
-    target = folder / f"step-{step:09d}"
+    target = folder / (f"step-{step:09d}" + (f"-{attempt}" if attempt else ""))
     if not _is_complete(target):
         _publish(target, step, tree, facts, keep_last)
     states = state_folders(folder)
     try:
-        for old in sorted({*states[:-keep_last]} - _lasting(states, keep_every)):
-            _remove(old)
+        spared = {max((state for state in states if step_of(state) <= limit), default=None) for limit in spare}
+        for old in sorted({*states[:-keep_last]} - _lasting(states, keep_every) - spared):
+            remove_state(old)
     except OSError as error:
         raise Fault(
             old, f"cannot be removed ({error.strerror})", "Remove it by hand, or mend its permissions"
@@ -411,7 +417,7 @@ def _publish(target: Path, step: int, tree: Mapping[str, Any], facts: Mapping[st
         sync_folder(staging)
         if target.exists():
             # only a damaged state can stand here (see below), so nothing is lost by removing it
-            _remove(target)
+            remove_state(target)
         os.replace(staging, target)
         sync_folder(folder)
     except OSError as error:
@@ -450,7 +456,7 @@ def _lasting(states: Sequence[Path], keep_every: int) -> set[Path]:
     return set(lasting.values())
 
 
-def _remove(state: Path) -> None:
+def remove_state(state: Path) -> None:
     """Remove a state; renamed first, since one that is half removed must not look like a state."""
     doomed = temporary_beside(state)
     os.replace(state, doomed)
@@ -459,7 +465,12 @@ def _remove(state: Path) -> None:
 
 def state_folders(folder: Path) -> list[Path]:
     """The published states, oldest first."""
-    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+    return sorted(folder.glob("step-[0-9]*")) if folder.is_dir() else []
+
+
+def step_of(state: Path) -> int:
+    """The step of a published state, from its name."""
+    return int(state.name.split("-")[1])
 
 
 def load_state(path: Path) -> SavedState:

@@ -315,6 +315,15 @@ class TrainConfig(_Section):
     )
     precision: str = _key("auto", "arithmetic of the networks", choices=("auto", "float32", "bfloat16", "float64"))
     threads: int = _key(0, "threads of one CPU process; 0 = torch's own choice", minimum=0, maximum=1024)
+    auto_batch: bool = _key(
+        False, "where a step does not fit into memory, halve its micro-batches and go on; the gradients stay the same"
+    )
+    watchdog: str = _key(
+        "warn",
+        "what a fault that the log tells of does: a warning, an end with exit code 4, a return to the last state "
+        "before it at half the learning rates, or nothing, since nothing is watched",
+        choices=("warn", "stop", "rollback", "off"),
+    )
 
 
 @dataclass(frozen=True)
@@ -465,6 +474,8 @@ HARMLESS_ON_RESUME = frozenset(
         "train.keep_last",
         "train.keep_every",
         "train.threads",
+        "train.auto_batch",
+        "train.watchdog",
     }
 )
 

@@ -126,6 +126,7 @@ class Penalty:
         assumes_independent_samples: the term is derived for a D that judges each image by itself (no BatchNorm).
         wants_unit_slope: the term pulls D's slope to a length of one, as a critic has it and an energy has not.
         moves_pictures: the term needs pictures that can be shifted, not points.
+        keeps_means: the term compares a batch with running means that it moves itself.
         weight: multiplies the term.
         every: evaluate only in every N-th step, with N times the weight (lazy regularisation, Karras et al. 2020,
             arXiv:1912.04958, appendix B). A lazy term gets an optimiser step of its own.
@@ -138,6 +139,7 @@ class Penalty:
     moves_pictures: ClassVar[bool] = False
     needs_latents: ClassVar[bool] = False
     needs_both_losses: ClassVar[bool] = False
+    keeps_means: ClassVar[bool] = False
     weight: float = _at_least_zero(1.0)
     every: int = field(default=1, metadata={"minimum": 1})
 
@@ -347,6 +349,7 @@ class LeCam(Penalty):
     For few data: D must not call its training pictures much more real than it has called fakes.
     """
 
+    keeps_means: ClassVar[bool] = True
     weight: float = _at_least_zero(0.3)
     decay: float = field(default=0.99, metadata={"minimum": 0.0, "maximum": 1.0})
 
@@ -433,6 +436,7 @@ class PathLength(Penalty):
 
     players: ClassVar[tuple[str, ...]] = ("generator",)
     needs_latents: ClassVar[bool] = True
+    keeps_means: ClassVar[bool] = True
     weight: float = _at_least_zero(2.0)
     every: int = field(default=4, metadata={"minimum": 1})
     decay: float = field(default=0.99, metadata={"minimum": 0.0, "maximum": 1.0})

@@ -71,6 +71,28 @@ class Batch:
             {key: images[:count] for key, images in self.images.items()}, labels, self.numbers[:count], self.seed
         )
 
+    def split(self, parts: int) -> list[Batch]:
+        """Its images as so many batches of equal size, in order; `parts` divides their number."""
+        if parts == 1:
+            return [self]
+        size = len(self) // parts
+        return [self._rows(start, start + size) for start in range(0, len(self), size)]
+
+    def _rows(self, start: int, stop: int) -> Batch:
+        rows, references = slice(start, stop), self.references
+        if references is not None:
+            mine = (references.rows >= start) & (references.rows < stop)
+            images = tuple(pictures[mine] for pictures in references.images)
+            references = References(references.rows[mine] - start, images) if mine.any() else None
+        return Batch(
+            {key: images[rows] for key, images in self.images.items()},
+            None if self.labels is None else self.labels[rows],
+            self.numbers[rows],
+            self.seed,
+            targets=None if self.targets is None else self.targets[rows],
+            references=references,
+        )
+
     def draws(self, stream: str) -> Draws:
         """Random numbers for these images; see img2img.draws."""
         return Draws(self.seed, stream, self.numbers)

@@ -1,7 +1,7 @@
 """What can go wrong in a game, told from the numbers in the log: the fault, its evidence, and the one key to change.
 
 A rule is a function of the numbers, means over the last lines of the log, and of the settings; RULES lists them all.
-Whoever wants to know asks `diagnose`; nothing here acts.
+Whoever wants to know asks `diagnose`; nothing here acts (watchdog.py does).
 
 Bounds stand beside the rules. Where a number lies in runs without the fault and in runs with it is measured in
 docs/troubleshooting.md; what helps is what the methods' authors answer in their issue trackers, named in each rule.
@@ -10,9 +10,12 @@ docs/troubleshooting.md; what helps is what the methods' authors answer in their
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
+
+from img2img.losses import ADVERSARIAL
 
 LINES = 5
 """Lines of the log that a diagnosis rests on."""
@@ -23,12 +26,20 @@ _LATE = 0.5  # from this share on what fades by itself is a fault
 INVERTED_BELOW = -0.3
 COPIED_BELOW = 0.05
 ALIKE_BELOW = 0.1
+COLLAPSED_BELOW = 0.25
+DIVERSE_ABOVE = 0.4
 CHECKERED_ABOVE = 4.0
 GRID_ABOVE = 1.0
 HIDDEN_ABOVE = 5.0
 WON_BELOW = 0.02
 LEARNS_ABOVE = 0.2
+BY_HEART_ABOVE = 0.85
+PASSES = 50  # over the pictures, before which nothing is known by heart
+WAITING_ABOVE = 0.2
+NON_FINITE = "non-finite steps"
+SKIPPED = 3  # steps, in the lines that a diagnosis rests on
 _BLIND_ABOVE = 0.9
+_LEARNED = 10_000  # images, after which no generator is as it began
 
 Numbers = Mapping[str, float]
 Settings = Mapping[str, Any]
@@ -40,10 +51,11 @@ class Diagnosis:
 
     Attributes:
         fault: what it is called.
-        where: "a2b", "b2a", or the name of a discriminator.
+        where: "a2b", "b2a", the name of a discriminator, or what else it is about.
         evidence: the number it was told from, in a sentence.
         key, value: the setting to change, and what to change it to.
         why: what the change does.
+        spoils: what is learned suffers; else the run only takes longer.
     """
 
     fault: str
@@ -52,6 +64,7 @@ class Diagnosis:
     key: str
     value: str
     why: str
+    spoils: bool = True
 
     def __str__(self) -> str:
         return f"{self.fault} ({self.where}): {self.evidence}. Set {self.key}={self.value}: {self.why}"
@@ -76,10 +89,13 @@ def diagnose(records: Sequence[Mapping[str, Any]], settings: Settings) -> list[D
     """
     watched = [record for record in records if isinstance(record.get("monitors"), Mapping)][-LINES:]
     planned = 1000 * (_number(settings, "train.kimg") or 0.0)
-    if len(watched) < LINES or watched[0]["images"] < _BEGINNING * planned or not planned:
+    if len(watched) < LINES or not planned:
         return []
-    numbers = _means(watched) | {"progress": watched[-1]["images"] / planned}
-    return [diagnosis for rule in RULES for diagnosis in rule(numbers, settings)]
+    rules = (non_finite,) if watched[0]["images"] < _BEGINNING * planned else RULES
+    numbers = _means([record["monitors"] for record in watched])
+    numbers |= _means([{key: record.get(key) for key in ("waiting", "passes", "skipped_steps")} for record in watched])
+    numbers |= {"images": watched[-1]["images"], "progress": watched[-1]["images"] / planned}
+    return [diagnosis for rule in rules for diagnosis in rule(numbers, settings)]
 
 
 def episodes(records: Sequence[Mapping[str, Any]], settings: Settings, looks: int = 200) -> list[Episode]:
@@ -97,9 +113,8 @@ def episodes(records: Sequence[Mapping[str, Any]], settings: Settings, looks: in
     return list(found.values())
 
 
-def _means(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The mean of every number that all records have and that is finite in all."""
-    tables = [record["monitors"] for record in records]
+def _means(tables: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean of every number that all tables have and that is finite in all."""
     common = set(tables[0]).intersection(*tables[1:])
     values = {name: [table[name] for table in tables] for name in sorted(common)}
     return {
@@ -198,7 +213,7 @@ def checkered(numbers: Numbers, settings: Settings) -> Iterator[Diagnosis]:
 def outputs_alike(numbers: Numbers, settings: Settings) -> Iterator[Diagnosis]:
     """Whatever the input, the output is nearly the same: the generator has collapsed."""
     for direction, value in _ending(numbers, "_diversity"):
-        if value >= ALIKE_BELOW:
+        if value >= ALIKE_BELOW or direction.startswith("samples"):
             continue
         evidence = f"outputs differ from each other by {_percent(value)} of what real images do"
         for key in ("loss.l1", "loss.cycle", "loss.nce"):
@@ -209,6 +224,75 @@ def outputs_alike(numbers: Numbers, settings: Settings) -> Iterator[Diagnosis]:
         else:
             change = _restrain(settings)
         yield Diagnosis("outputs alike", direction, evidence, *change)
+
+
+def collapsed(numbers: Numbers, settings: Settings) -> Iterator[Diagnosis]:
+    """Whatever the noise, the sample is nearly the same: again, or still when much has been learned.
+
+    Gradients of a discriminator that is less steep do not drive all samples to one place (Kodali et al. 2017,
+    arXiv:1705.07215; Mescheder et al. 2018, arXiv:1801.04406).
+    """
+    value, before = numbers.get("samples_diversity", math.inf), numbers.get("samples_most_diversity", 0.0)
+    has_learned = numbers["progress"] >= _LATE and numbers["images"] >= _LEARNED
+    if value < COLLAPSED_BELOW and (before > DIVERSE_ABOVE or has_learned):
+        alike = " of one class" if settings.get("translator") == "conditional" else ""
+        evidence = f"samples{alike} differ by {_percent(value)} of what real images do"
+        evidence += f", and did by {_percent(before)}" if before > DIVERSE_ABOVE else ""
+        yield Diagnosis("generator collapsed", "samples", evidence, *_restrain(settings))
+
+
+def learned_by_heart(numbers: Numbers, settings: Settings) -> Iterator[Diagnosis]:
+    """A discriminator that has seen every picture many times calls nearly all of them real: it overfits.
+
+    r_t = E[sign D(real)] is 0 where it cannot tell and 1 where it is always right (Karras et al. 2020,
+    arXiv:2006.06676, section 3.1, who hold it at 0.6). Of patches, of which each picture has many, it says less.
+    """
+    if settings.get("discriminator.name") == "patch" or not _has_boundary(settings):
+        return
+    passes = numbers.get("passes", 0.0)
+    for name, value in _ending(numbers, "_sign_on_real"):
+        if value <= BY_HEART_ABOVE or passes < PASSES:
+            continue
+        evidence = f"after {passes:,.0f} passes over the pictures the mean sign on them is {value:.2f}"
+        if settings.get("augment.discriminator") != "ada":
+            change = "augment.discriminator", "ada", "what it sees is changed as often as it overfits"
+        elif not _number(settings, "augment.target"):
+            change = "augment.target", "0.6", "what it sees is then changed as often as it overfits"
+        else:
+            weight = _number(settings, "loss.penalties.r1.weight")
+            why = "more pictures would help most; a flatter discriminator learns less by heart"
+            change = ("loss.penalties.r1.weight", _plain(2 * weight), why) if weight else ("loss.penalties", "r1", why)
+        yield Diagnosis("learned by heart", name, evidence, *change)
+
+
+def waiting(numbers: Numbers, settings: Settings) -> Iterator[Diagnosis]:
+    """Steps wait for pictures."""
+    value = numbers.get("waiting", 0.0)
+    if value <= WAITING_ABOVE:
+        return
+    evidence = f"{_percent(value)} of the time passes waiting for them"
+    workers, cores = int(_number(settings, "data.workers") or 0), os.cpu_count() or 1
+    if 0 < workers < cores:
+        change = "data.workers", _plain(cores), "as many threads as cores decode; `img2img data pack` decodes once"
+    else:
+        size = _number(settings, "data.cache_gb") or 0.0
+        why = "decoded pictures stay in memory; `img2img data pack` decodes them once for all runs"
+        change = "data.cache_gb", _plain(2 * size or 2.0), why
+    yield Diagnosis("waiting for pictures", "data", evidence, *change, spoils=False)
+
+
+def non_finite(numbers: Numbers, settings: Settings) -> Iterator[Diagnosis]:
+    """Steps are skipped since gradients are not finite; ten in a row, or 5 % of a thousand, end the run."""
+    skipped = round(LINES * numbers.get("skipped_steps", 0.0))
+    if skipped < SKIPPED:
+        return
+    evidence = f"{skipped} steps were skipped within {LINES} lines of the log, their gradients not being finite"
+    if settings.get("train.precision") == "bfloat16":
+        change = "train.precision", "float32", "its numbers are exact to 7 digits instead of 3"
+    else:
+        rate = _number(settings, "optim.lr") or 2e-4
+        change = "optim.lr", _plain(rate / 2), "smaller steps do not leap to where numbers overflow"
+    yield Diagnosis(NON_FINITE, "gradients", evidence, *change)
 
 
 def discriminator_won(numbers: Numbers, settings: Settings) -> Iterator[Diagnosis]:
@@ -238,6 +322,10 @@ RULES: tuple[Rule, ...] = (
     checkered,
     outputs_alike,
     discriminator_won,
+    collapsed,
+    learned_by_heart,
+    waiting,
+    non_finite,
 )
 
 
@@ -247,6 +335,16 @@ def _restrain(settings: Settings) -> tuple[str, str, str]:
         return "loss.penalties", "r1", "a discriminator that is less steep teaches more"
     rate = _number(settings, "optim.discriminator_lr") or _number(settings, "optim.lr") or 2e-4
     return "optim.discriminator_lr", _plain(rate / 2), "the discriminator then learns more slowly than the generator"
+
+
+def _has_boundary(settings: Settings) -> bool:
+    """The objective fixes a logit above which a discriminator calls an image real."""
+    prefix = "loss.adversarial."
+    kind = ADVERSARIAL.get(str(settings.get(f"{prefix}name")))
+    if kind is None:
+        return False
+    constants = {field.name: settings[prefix + field.name] for field in fields(kind) if prefix + field.name in settings}
+    return kind(**constants).boundary is not None
 
 
 def _ending(numbers: Numbers, ending: str) -> Iterable[tuple[str, float]]:

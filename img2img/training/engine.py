@@ -6,11 +6,12 @@ never knows which method it drives.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
-import itertools
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from img2img.data.batches import Batch
 from img2img.distributed import World, is_running_statistic
 from img2img.draws import Draws
 from img2img.growth import GrowthSchedule
+from img2img.inference.memory import is_out_of_memory
 from img2img.networks.growing import Growing, pick, shrink
 from img2img.networks.layers import mixes_samples
 from img2img.networks.multiscale import MultiScaleDiscriminator, halved
@@ -29,14 +31,14 @@ from img2img.penalties import Penalty, Verdict, View
 from img2img.training.augmenter import Augmenter
 from img2img.training.ema import Ema, ema_decay
 from img2img.training.image_pool import ImagePool
-from img2img.training.monitors import largest_of, watch_translation
+from img2img.training.monitors import diversity, largest_of, watch_translation
 from img2img.training.precision import Precision
 from img2img.training.schedules import lazy_correction, learning_rate_factor
 from img2img.training.unrolled import unroll, with_weights
 from img2img.translators.base import Outputs, Translator
 
 # training has diverged after ten skipped steps in a row, or 5 % of the last thousand
-_SKIPS_IN_A_ROW = 10
+SKIPS_IN_A_ROW = 10
 _SKIPS_IN_WINDOW = 50
 _WINDOW = 1000
 # share of the run after which the generator learns from train.top_k of its samples only
@@ -56,6 +58,7 @@ class EngineSettings:
     unroll: int = 0
     top_k: float = 1.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    auto_batch: bool = False
 
     @classmethod
     def of(cls, config: Config) -> EngineSettings:
@@ -70,6 +73,7 @@ class EngineSettings:
             train.unroll,
             train.top_k,
             config.augment,
+            train.auto_batch,
         )
 
 
@@ -159,12 +163,20 @@ def _memory_order(tensor: Tensor) -> list[int]:
 
 
 class Step:
-    """One player's side of one (micro-)batch; what a penalty sees as its Game."""
+    """One player's side of one (micro-)batch; what a penalty sees as its Game.
 
-    def __init__(self, engine: Engine, player: str, batch: Batch, outputs: Outputs | None = None) -> None:
+    Args:
+        outputs: the translator's, where they were made already.
+        shares: those that it makes will be the generators' too, so they get a graph.
+    """
+
+    def __init__(
+        self, engine: Engine, player: str, batch: Batch, outputs: Outputs | None = None, *, shares: bool = False
+    ) -> None:
         self.engine = engine
         self.player = player
         self.batch = batch
+        self.shares = shares
         self._made = outputs
         self.members = engine.translator.shape.members
         self.progress = engine.progress
@@ -175,12 +187,23 @@ class Step:
     def outputs(self) -> Outputs:
         """The translator's outputs: those that it was given, or made when somebody looks."""
         if self._made is None:
-            return self.engine.generate(self.batch, for_generator=self.player == "generator")
+            return self.engine.generate(self.batch, for_generator=self.player == "generator" or self.shares)
         return self._made
 
     @functools.cached_property
     def views(self) -> list[View]:
         return self._see(self.outputs)
+
+    def halves(self) -> list[Step]:
+        """The same as two micro-batches, for which nothing has been judged or generated yet.
+
+        Views that were made stay what they are: the image pool has given its share, and augmentation may have moved.
+        """
+        halves = [Step(self.engine, self.player, batch) for batch in self.batch.split(2)]
+        if "views" in self.__dict__:
+            for half, views in zip(halves, zip(*(_halves_of(view) for view in self.views))):
+                half.views = list(views)
+        return halves
 
     def _see(self, outputs: Outputs) -> list[View]:
         """What the discriminators see of these outputs, without a graph to them in the discriminators' own step."""
@@ -302,6 +325,12 @@ class Engine:
         augmenter: what changes the images that discriminators see; None where nothing does.
         variables: what objectives, penalties and augmentation keep from step to step, by name, (members,) each.
         terms, monitors: means of loss terms and of what is only watched, since the log last asked.
+        rate_factor: multiplies both players' learning rates.
+        parts: into how many each micro-batch is divided, since more did not fit into memory (train.auto_batch).
+        skipped_steps: the latest steps in which an update was left out, since gradients were not finite.
+        skips_in_a_row: how many of them were the last ones.
+        first_bad: where numbers stopped being finite in the last of them.
+        most_diverse: how different samples have been at most, of what real images are.
     """
 
     def __init__(
@@ -339,7 +368,12 @@ class Engine:
         self.monitors = Tally()
         self.skipped_steps: deque[int] = deque(maxlen=_SKIPS_IN_WINDOW)
         self.skips_in_a_row = 0
-        self.first_bad_weight = ""
+        self.first_bad = ""
+        self.rate_factor = 1.0
+        self.parts = 1
+        self.most_diverse = 0.0
+        self._changing = [buffer for name, buffer in self.translator.named_buffers() if _changes(name)]
+        self._skips = False
         self.go_to(0)
 
     def go_to(self, images_seen: int) -> None:
@@ -354,7 +388,7 @@ class Engine:
     def has_diverged(self) -> bool:
         """Too many steps gave gradients that are not finite."""
         crowded = len(self.skipped_steps) == _SKIPS_IN_WINDOW and self.skipped_steps[0] > self.step - _WINDOW
-        return self.skips_in_a_row >= _SKIPS_IN_A_ROW or crowded
+        return self.skips_in_a_row >= SKIPS_IN_A_ROW or crowded
 
     @property
     def generator_step_sees_real(self) -> bool:
@@ -391,22 +425,21 @@ class Engine:
             critic_batches: critic steps, each a sequence of micro-batches whose gradients are accumulated. Where the
                 last is one micro-batch, both players use the same generated images.
         """
-        critic_batches = [[self.at_stage(batch) for batch in batches] for batches in critic_batches]
         total = self.settings.kimg * 1000
         factor = learning_rate_factor(self.images_seen, total, self.settings.optim.decay_share * total)
         for player in self.players.values():
-            player.scale_learning_rate(factor)
-        shared: list[Outputs] = []
-        for index, batches in enumerate(critic_batches):
-            is_last = index == len(critic_batches) - 1
-            share = is_last and len(batches) == 1
-            outputs = [self.generate(batch, for_generator=share) for batch in batches]
-            self._discriminator_step(batches, outputs, number=self.step * len(critic_batches) + index)
-            shared = outputs if share else []
-        updated = self._generator_step(critic_batches[-1], shared)
-        if self.skipped_steps and self.skipped_steps[-1] == self.step:
-            self._restore_statistics()
+            player.scale_learning_rate(factor * self.rate_factor)
+        self._skips = False
+        before = [buffer.clone() for buffer in self._changing]
+        steps: list[Step] = []
+        for index, whole in enumerate(critic_batches):
+            batches = [part for batch in whole for part in self._divide(self.at_stage(batch))]
+            shares = index == len(critic_batches) - 1 and len(batches) == 1
+            steps = [Step(self, "discriminator", batch, shares=shares) for batch in batches]
+            self._discriminator_step(steps, number=self.step * len(critic_batches) + index)
+        updated = self._generator_step(steps)
         self.world.average_statistics(self.translator.children())
+        self._count_skips(before)
         self.step += 1
         self.images_before, batch = self.images_seen, self.stage.batch
         self.go_to(self.images_seen + batch)
@@ -536,8 +569,9 @@ class Engine:
             assert verdict.real is not None, "a discriminator's own step is about real images too"
             values = {f"{verdict.name}_on_real": verdict.real.mean(), f"{verdict.name}_on_fake": verdict.fake.mean()}
             if objective.judges_by == "logit":
-                values[f"{verdict.name}_sign_on_real"] = verdict.real.sign().mean()
-                values[f"{verdict.name}_sign_on_fake"] = verdict.fake.sign().mean()
+                boundary = objective.boundary or 0.0
+                values[f"{verdict.name}_sign_on_real"] = (verdict.real - boundary).sign().mean()
+                values[f"{verdict.name}_sign_on_fake"] = (verdict.fake - boundary).sign().mean()
             if verdict.control is not None:
                 values[f"{verdict.name}_control"] = verdict.control.mean()
             for key, value in objective.watch(verdict.real, verdict.fake).items():
@@ -551,10 +585,16 @@ class Engine:
                 self.monitors.add({f"{name}_{key}": value for key, value in largest_of(network).items()})
 
     @torch.no_grad()
-    def watch_translations(self, batch: Batch) -> None:
-        """Note what the averaged generators of a method that translates make of `batch`."""
+    def watch_outputs(self, batch: Batch) -> None:
+        """Note what the averaged generators make: of `batch` where they translate, else of noise, beside `batch`."""
         translator, networks, batch = self.translator, self.ema.networks, self.at_stage(batch)
         with self.precision.context():
+            samples = translator.samples(batch, networks)
+            if samples is not None and len(samples) > 1:
+                value = diversity(samples.to(self.precision.dtype), batch["image"])
+                self.most_diverse = max(self.most_diverse, float(value))  # where that is NaN it stays
+                best = torch.tensor(self.most_diverse, device=self.precision.device)
+                self.monitors.add({"samples_diversity": value, "samples_most_diversity": best})
             for direction, translation in translator.translations(batch, networks).items():
                 values = watch_translation(
                     translation,
@@ -576,9 +616,8 @@ class Engine:
                 found[f"{name}_undecided"] = sum(losses) / (len(losses) * whole)
         return found
 
-    def _discriminator_step(self, batches: Sequence[Batch], outputs: Sequence[Outputs], number: int) -> None:
-        steps = [Step(self, "discriminator", batch, made) for batch, made in zip(batches, outputs)]
-        if self._update("discriminator", steps, len(steps), Step.main_terms):
+    def _discriminator_step(self, steps: list[Step], number: int) -> None:
+        if self._update("discriminator", steps, Step.main_terms):
             self._move_controls(steps)
             self._adapt_augmentation(steps, number)
         self._lazy_updates("discriminator", steps, number)
@@ -618,70 +657,158 @@ class Engine:
             p = augmenter.adapt(name, sign, self.variables, number, self.stage.batch)
             self.monitors.add({f"{name}_augment_sign": sign, f"{name}_augment_p": p.mean()})
 
-    def _generator_step(self, batches: Sequence[Batch], shared: Sequence[Outputs]) -> bool:
-        """Returns whether the weights were updated."""
+    def _generator_step(self, judged: list[Step]) -> bool:
+        """The generators' step on the batches of `judged`, the discriminators' last one, which it empties.
+
+        Returns whether the weights were updated.
+        """
         # nothing flows to D's weights but where the generators' loss asks how D would move
         needed = self.settings.unroll > 0 or any(penalty.needs_both_losses for penalty in self.penalties.values())
         self.players["discriminator"].require_gradients(needed)
-        # without shared outputs each micro-batch is generated when its turn comes: one graph at a time
-        steps = (Step(self, "generator", batch, outputs) for batch, outputs in itertools.zip_longest(batches, shared))
-        updated = self._update("generator", steps, len(batches), Step.main_terms)
-        self._lazy_updates("generator", [Step(self, "generator", batch) for batch in batches], self.step)
+        steps = [Step(self, "generator", step.batch, step.outputs if step.shares else None) for step in judged]
+        judged.clear()  # what was made for it alone takes memory
+        updated = self._update("generator", steps, Step.main_terms)
+        self._lazy_updates("generator", [Step(self, "generator", step.batch) for step in steps], self.step)
         self.players["discriminator"].require_gradients(True)
         return updated
 
-    def _lazy_updates(self, player: str, steps: Sequence[Step], number: int) -> None:
+    def _lazy_updates(self, player: str, steps: list[Step], number: int) -> None:
         """An optimiser step of its own for each lazy penalty that is due in the player's step `number`."""
         for name, penalty in self.penalties_of(player).items():
             if penalty.every > 1 and number % penalty.every == 0:
-                self._update(player, steps, len(steps), functools.partial(Step.lazy_terms, name=name, penalty=penalty))
+                self._update(player, steps, functools.partial(Step.lazy_terms, name=name, penalty=penalty))
 
-    def _update(
-        self, name: str, steps: Iterable[Step], count: int, terms_of: Callable[[Step], dict[str, Tensor]]
-    ) -> bool:
-        """One optimiser step on the mean over `count` micro-batches; skipped where gradients are not finite."""
+    def _update(self, name: str, steps: list[Step], terms_of: Callable[[Step], dict[str, Tensor]]) -> bool:
+        """One optimiser step on the mean over the micro-batches; skipped where gradients are not finite."""
         player = self.players[name]
-        player.zero_gradients()
-        for step in steps:
-            terms = terms_of(step)
-            if terms:
-                # terms are means over members: each member's gradient is as large as if it were alone
-                loss = torch.stack(list(terms.values())).sum() * (self.translator.shape.members / count)
-                loss.backward(inputs=player.parameters)
-            self.terms.add(terms)
+        # where the step before was skipped, layers are looked at as well: it costs more than a look at the norm
+        bad: list[str] = []
+        with self._bad_layers(bad) if self.skips_in_a_row else contextlib.nullcontext():
+            terms = self._accumulate(player, steps, terms_of)
         self.world.average_gradients(player.parameters)
         gradients = [parameter.grad for parameter in player.parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
-            self._skip(player)
+            if not self._skips:  # what came later in the step may follow from it
+                self.first_bad = bad[0] if bad else _first_bad(player, terms)
+            self._skips = True
             return False
         self.monitors.add({f"{name}_gradient_norm": norm})
-        self.skips_in_a_row = 0
         player.update()
         return True
 
-    def _skip(self, player: Player) -> None:
+    def _accumulate(
+        self, player: Player, steps: list[Step], terms_of: Callable[[Step], dict[str, Tensor]]
+    ) -> list[dict[str, Tensor]]:
+        """Leave the gradients of the mean over `steps` in the player's parameters; returns the terms of each.
+
+        With train.auto_batch steps that do not fit into memory are halved, here and from now on, and done again; until
+        then nothing has moved but what is put back.
+        """
+        while True:
+            kept = self._keep() if self.settings.auto_batch else None
+            try:
+                terms, done = self._add_gradients(player, steps, terms_of)
+            except (RuntimeError, MemoryError) as error:
+                fitting = is_out_of_memory(error) and all(self._can_be_halved(step.batch) for step in steps)
+                if kept is None or not fitting:
+                    raise
+            else:
+                if steps[0].player == "discriminator":
+                    steps[:] = done  # what they judged is asked for again
+                return terms
+            # here, where the error with all that it holds is gone
+            steps[:] = [half for step in steps for half in step.halves()]
+            self.parts *= 2
+            self._put_back(kept)
+            if self.precision.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _add_gradients(
+        self, player: Player, steps: Sequence[Step], terms_of: Callable[[Step], dict[str, Tensor]]
+    ) -> tuple[list[dict[str, Tensor]], list[Step]]:
+        """One pass over `steps`, which stay as they are: returns the terms, and the discriminators' steps as done."""
+        player.zero_gradients()
+        found, done = [], []
+        for step in map(copy.copy, steps):  # of the generators' one graph at a time
+            terms = terms_of(step)
+            if terms:
+                # terms are means over members: each member's gradient is as large as if it were alone
+                loss = torch.stack(list(terms.values())).sum() * (self.translator.shape.members / len(steps))
+                loss.backward(inputs=player.parameters)
+            found.append({name: term.detach() for name, term in terms.items()})
+            self.terms.add(terms)
+            if step.player == "discriminator":
+                done.append(step)
+        return found, done
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def _divide(self, batch: Batch) -> list[Batch]:
+        """The micro-batch in `parts`, or as many as its size allows at this stage of growing."""
+        return batch.split(math.gcd(self.parts, len(batch) // self.translator.shape.packing))
+
+    def _can_be_halved(self, batch: Batch) -> bool:
+        shape = self.translator.shape
+        return shape.members == 1 and len(batch) % (2 * shape.packing) == 0
+
+    def _keep(self) -> _Kept:
+        """What one pass changes beside gradients."""
+        return _Kept(
+            dict(self.variables),
+            {name: list(pool.entries) for name, pool in self.pools.items()},
+            self.terms.copy(),
+            self.monitors.copy(),
+            [buffer.clone() for buffer in self._changing],
+        )
+
+    def _put_back(self, kept: _Kept) -> None:
+        self.variables = dict(kept.variables)
+        self.pools = {name: pool for name, pool in self.pools.items() if name in kept.pools}
+        for name, entries in kept.pools.items():
+            self.pools[name].entries = list(entries)
+        self.terms, self.monitors = kept.terms, kept.monitors
+        for buffer, value in zip(self._changing, kept.buffers):
+            buffer.copy_(value)
+
+    # --- numbers that are not finite ----------------------------------------------------------------------------------
+
+    def _count_skips(self, before: Sequence[Tensor]) -> None:
+        """Note whether an update of this step was skipped, and let nothing of what made it so stay.
+
+        Args:
+            before: the changing buffers as they were before the step.
+        """
+        if not self._skips:
+            self.skips_in_a_row = 0
+            return
         self.skips_in_a_row += 1
         self.skipped_steps.append(self.step)
-        for network_name, network in player.networks.items():
-            for key, parameter in network.named_parameters():
-                if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-                    self.first_bad_weight = f"{network_name}.{key}"
-                    return
+        for buffer, value in zip(self._changing, before):
+            if not torch.isfinite(buffer).all():
+                buffer.copy_(value)
+        for pool in self.pools.values():
+            pool.forget_bad()
 
-    @torch.no_grad()
-    def _restore_statistics(self) -> None:
-        """Undo what images that were not finite did to running means and variances, which would stay so for ever.
+    @contextlib.contextmanager
+    def _bad_layers(self, found: list[str]) -> Iterator[None]:
+        """Meanwhile, put the first layer whose output is not finite into `found`."""
 
-        Generators take their averages' back; what discriminators keep, which judges nothing, begins anew.
-        """
-        for name, network in self.translator.named_children():
-            averages = dict(self.ema.networks[name].named_buffers()) if name in self.ema.networks else {}
-            for key, buffer in network.named_buffers():
-                if is_running_statistic(key) and not torch.isfinite(buffer).all():
-                    average = averages.get(key, buffer)
-                    first = 0.0 if key.endswith("mean") else 1.0
-                    buffer.copy_(torch.where(torch.isfinite(average), average, first))
+        def look(name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
+            parts = output if isinstance(output, tuple) else (output,)
+            if not found and not all(torch.isfinite(part).all() for part in parts if isinstance(part, Tensor)):
+                found.append(f"the output of {name}")
+
+        hooks = [
+            layer.register_forward_hook(functools.partial(look, name))
+            for name, layer in self.translator.named_modules()
+            if name
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     # --- state --------------------------------------------------------------------------------------------------------
 
@@ -699,6 +826,10 @@ class Engine:
                 "variables": dict(self.variables),
                 "skipped_steps": list(self.skipped_steps),
                 "skips_in_a_row": self.skips_in_a_row,
+                "rate_factor": self.rate_factor,
+                "parts": self.parts,
+                "most_diverse": self.most_diverse,
+                "tallies": {"terms": self.terms.state_dict(), "monitors": self.monitors.state_dict()},
             },
         }
 
@@ -714,12 +845,66 @@ class Engine:
         self.images_before = engine.get("images_before", self.images_seen - batch)
         for name, player in self.players.items():
             player.load_state_dict(engine["optimizers"][name])
+        self.pools = {}
         for name, pool in engine["pools"].items():
             self.pools[name] = ImagePool(self.settings.image_pool)
             self.pools[name].load_state_dict(pool, self.precision.device)
         self.variables = {name: value.to(self.precision.device) for name, value in engine.get("variables", {}).items()}
+        self.skipped_steps.clear()
         self.skipped_steps.extend(engine["skipped_steps"])
         self.skips_in_a_row = engine["skips_in_a_row"]
+        self.rate_factor, self.parts = engine.get("rate_factor", 1.0), engine.get("parts", 1)
+        self.most_diverse = engine.get("most_diverse", 0.0)
+        tallies = engine.get("tallies", {})
+        for name, tally in (("terms", self.terms), ("monitors", self.monitors)):
+            tally.load_state_dict(tallies.get(name, {}), self.precision.device)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a pass over micro-batches changes beside gradients, as it was before."""
+
+    variables: dict[str, Tensor]
+    pools: dict[str, list[tuple[Tensor, ...]]]
+    terms: Tally
+    monitors: Tally
+    buffers: list[Tensor]
+
+
+def _changes(buffer: str) -> bool:
+    """Whether the buffer of this name moves as its network is trained: a statistic, or spectral normalisation's u."""
+    return is_running_statistic(buffer) or buffer.rpartition(".")[2] in ("num_batches_tracked", "u")
+
+
+def _first_bad(player: Player, terms: Sequence[Mapping[str, Tensor]]) -> str:
+    """Where numbers stopped being finite, told after the backward pass: a loss term, or else the layer nearest to it.
+
+    The backward pass goes from the last layer to the first, and what is not finite spreads with it.
+    """
+    for found in terms:
+        for name, term in found.items():
+            if not torch.isfinite(term).all():
+                return f"the loss {name}"
+    bad = [
+        f"{network_name}.{key}"
+        for network_name, network in player.networks.items()
+        for key, parameter in network.named_parameters()
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+    ]
+    return f"the gradient of {bad[-1]}" if bad else "the sum of the squared gradients"
+
+
+def _halves_of(view: View) -> list[View]:
+    """The view's rows as two views."""
+
+    def cut(rows: Tensor | None) -> Sequence[Tensor | None]:
+        return (None, None) if rows is None else rows.chunk(2)
+
+    parts = zip(*(cut(rows) for rows in (view.real, view.fake, view.real_condition, view.fake_condition)))
+    return [
+        replace(view, real=real, fake=fake, real_condition=of_real, fake_condition=of_fake)
+        for real, fake, of_real, of_fake in parts
+    ]
 
 
 def _at_scales(view: View, stage_halvings: int) -> list[View]:
@@ -771,3 +956,23 @@ class Tally:
         means = torch.stack([self._sums[name].float() / self._counts[name] for name in names])
         self._sums, self._counts = {}, {}
         return dict(zip(names, world.average(means).tolist()))
+
+    def copy(self) -> Tally:
+        """Another one that goes on from here; sums are replaced, never changed."""
+        other = Tally()
+        other._sums, other._counts = dict(self._sums), dict(self._counts)
+        return other
+
+    def share(self, world: World) -> None:
+        """Let every rank go on from the mean of all, so that one can save it for all."""
+        if world.size > 1 and self._sums:
+            names = sorted(self._sums)
+            sums = world.average(torch.stack([self._sums[name].double() for name in names]))
+            self._sums = {name: value.to(self._sums[name].dtype) for name, value in zip(names, sums)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        self._sums = {name: value.to(device) for name, value in state.get("sums", {}).items()}
+        self._counts = dict(state.get("counts", {}))

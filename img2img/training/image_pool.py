@@ -33,6 +33,10 @@ class ImagePool:
             results.append(entry)
         return tuple(torch.stack(parts) for parts in zip(*results))
 
+    def forget_bad(self) -> None:
+        """Drop entries that are not finite; they would spoil every step in which they come back."""
+        self.entries = [entry for entry in self.entries if all(bool(part.isfinite().all()) for part in entry)]
+
     def state_dict(self) -> dict[str, list[list[Tensor]]]:
         return {"entries": [list(entry) for entry in self.entries]}
 

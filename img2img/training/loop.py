@@ -8,8 +8,7 @@ import logging
 import math
 import platform
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,15 +17,27 @@ from typing import TYPE_CHECKING, Any
 import safetensors
 import torch
 
-from img2img.checkpoint import ModelInfo, NetworkSpec, latest_state, save_state, write_model
-from img2img.config import Config, DataPaths, as_dict
+from img2img.checkpoint import (
+    ModelInfo,
+    NetworkSpec,
+    SavedState,
+    latest_state,
+    load_state,
+    remove_state,
+    save_state,
+    state_folders,
+    step_of,
+    write_model,
+)
+from img2img.config import Config, DataPaths
 from img2img.data.sources import Source, match_classes
+from img2img.data.worlds import PointSource
 from img2img.devices import peak_memory
 from img2img.distributed import World
 from img2img.errors import Diverged, Fault, Interrupted, UsageFault
 from img2img.networks.growing import GROWN, Growing, enlarge
-from img2img.training.diagnosis import LINES, diagnose
-from img2img.training.prepare import Prepared, check, choose_hardware, prepare, step_batches
+from img2img.training.diagnosis import Diagnosis
+from img2img.training.prepare import Prepared, check, choose_hardware, next_step, prepare, what_sees_the_batch
 from img2img.training.report import read_log, write_report
 from img2img.training.run_folder import RunFolder
 from img2img.training.samples import draw_grid
@@ -34,6 +45,7 @@ from img2img.training.schedules import due
 from img2img.training.signals import StopSignals
 from img2img.training.speed import time_steps
 from img2img.training.standing import Standing
+from img2img.training.watchdog import ROLLBACKS, Alarm, Watchdog
 from img2img.version import __version__
 
 if TYPE_CHECKING:
@@ -43,7 +55,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("img2img.training")
 
 _STEPS_BEFORE_ESTIMATE = 20
-_WATCHED_PICTURES = 4  # translated at each line of the log
 _FAILED_SAVES = 3  # in a row, after which a run that cannot keep its work stops
 
 
@@ -71,6 +82,8 @@ class TrainResult:
             run estimates as well.
         best: the model that scored best; None where none was measured.
         stopped_early: whether eval.patience ended it before train.kimg did.
+        faults: what the last line of the log tells of.
+        rollbacks: how often it went back to an earlier state.
     """
 
     status: str
@@ -84,6 +97,8 @@ class TrainResult:
     evaluation_seconds: float = 0.0
     best: BestModel | None = None
     stopped_early: bool = False
+    faults: tuple[Diagnosis, ...] = ()
+    rollbacks: int = 0
 
 
 @dataclass
@@ -119,8 +134,10 @@ def train(
 
     Raises:
         UsageFault: wrong configuration, data or options, before any step (exit code 2).
-        Diverged: gradients stopped being finite, or the state could not be saved several times in a row (4).
+        Diverged: gradients stopped being finite, train.watchdog ended it, or the state could not be saved several times
+            in a row (4).
         Interrupted: a signal came; the state is saved, if there was a step (130, 143).
+        Fault: a step does not fit into memory (1).
     """
 
     def leave(signal: int) -> Interrupted:
@@ -146,7 +163,11 @@ def train(
                         evaluation = _open_evaluation(prepared)
                         if folder is not None:
                             folder.write_config(config)
-                        return _Run(prepared, evaluation, out, folder, resume, watch, signals).train()
+                        run = _Run(prepared, evaluation, out, folder, resume, watch, signals)
+                        try:
+                            return run.train()
+                        finally:
+                            run.tell_faults()
             finally:
                 world.leave()
 
@@ -204,9 +225,8 @@ class _Run:
         self.last_state = "none yet"
         self.failed_saves = self.failed_saves_in_a_row = 0
         self.told_losses: set[str] = set()
-        self.watched = prepared.preview.first(_WATCHED_PICTURES) if self.engine.translator.task == "translate" else None
-        self.recent: deque[dict[str, Any]] = deque(maxlen=LINES)
-        self.told_faults: set[tuple[str, str]] = set()
+        self.watchdog = Watchdog(self.config)
+        self.logged_step = 0
         if resume:
             self._take_up()
         self.progress = Progress(self.engine.images_seen, self.total, 0.0, {})
@@ -223,21 +243,31 @@ class _Run:
         before_log = (began, engine.images_seen, self.prepared.loader.waited)
         if engine.images_seen == 0:
             self._sample()
+            if self.watchdog.can_go_back:
+                self._save()
         terms: dict[str, float] = {}
-        halvings = engine.stage.halvings
+        halvings, parts = engine.stage.halvings, engine.parts
         if halvings:
             self._tell_size()
         while engine.images_seen < total and not self.stopped_early:
             before = engine.images_seen
-            engine.train_step(step_batches(self.prepared))
+            next_step(self.prepared)
             seen = engine.images_seen
             finished = seen >= total
             stop = self._stop_signal()
 
-            if engine.has_diverged:
-                raise self._diverged()
-            if finished or stop or self._owes_evaluation() or due(train.log_kimg, before, seen):
+            if engine.parts != parts:
+                parts = engine.parts
+                self._tell_parts()
+            alarmed = engine.has_diverged
+            if not alarmed and (finished or self._owes_evaluation() or due(train.log_kimg, before, seen)):
                 terms, before_log = self._write_log(before_log)
+                alarmed = self._is_alarmed()
+            if alarmed:
+                self._go_back()  # or raise, where there is no way back
+                before_log = (self._now(), engine.images_seen, self.prepared.loader.waited)
+                started_at -= seen - engine.images_seen
+                continue
             if self.evaluation is not None and self._owes_evaluation() and not stop:
                 self._evaluate(self.evaluation)
                 stop = self._stop_signal()
@@ -274,6 +304,8 @@ class _Run:
             evaluation_seconds=self.evaluation_seconds,
             best=self._best(),
             stopped_early=self.stopped_early,
+            faults=tuple(self.watchdog.faults),
+            rollbacks=len(self.watchdog.rollbacks),
         )
 
     def _now(self) -> float:
@@ -396,25 +428,28 @@ class _Run:
         seconds = now - since[0]
         self.seconds += seconds
         terms = self.engine.terms.take(self.world)
-        self.engine.watch_weights()
-        if self.watched is not None:
-            self.engine.watch_translations(self.watched)
+        if self.watchdog.watches:
+            self.engine.watch_weights()
+        if self.prepared.watched is not None:
+            self.engine.watch_outputs(self.prepared.watched)
         monitors = self.engine.monitors.take(self.world) | self.engine.undecided(terms)
+        step, logged_step, self.logged_step = self.engine.step, self.logged_step, self.engine.step
         if self.folder is not None:
             record = {
                 "images": seen,
-                "step": self.engine.step,
+                "step": step,
                 "seconds": round(self.seconds, 3),
                 "terms": terms,
                 "monitors": monitors,
                 "learning_rate": self.engine.players["generator"].optimizer.param_groups[0]["lr"],
                 "images_per_second": round((seen - since[1]) / seconds, 3),
                 "waiting": round((waited - since[2]) / seconds, 4),
-                "skipped_steps": len(self.engine.skipped_steps),
+                "skipped_steps": sum(skipped >= logged_step for skipped in self.engine.skipped_steps),
+                **self._passes(),
+                **({"micro_batch": self._micro_batch()} if self.engine.parts > 1 else {}),
             }
-            self.recent.append(record)
             with self._going_on_without():
-                self.folder.append_log(record | self._faults() | self._mishaps())
+                self.folder.append_log(record | self.watchdog.look(record) | self._mishaps())
         return terms, (now, seen, waited)
 
     def _mishaps(self) -> dict[str, int]:
@@ -439,14 +474,13 @@ class _Run:
                 raise
             _log.warning(f"{fault}. Training goes on without")
 
-    def _faults(self) -> dict[str, list[str]]:
-        """What the last lines of the log tell of, for the next one; each fault is told once, when it is first seen."""
-        found = diagnose(self.recent, as_dict(self.config))
-        for diagnosis in found:
-            if (diagnosis.fault, diagnosis.where) not in self.told_faults:
-                self.told_faults.add((diagnosis.fault, diagnosis.where))
-                _log.warning(str(diagnosis))
-        return {"faults": [str(diagnosis) for diagnosis in found]} if found else {}
+    def _passes(self) -> dict[str, float]:
+        """How often discriminators have seen each real picture; nothing where there is no end of them."""
+        source = self.prepared.source
+        if isinstance(source, PointSource):
+            return {}
+        shown = self.engine.images_seen * self.config.train.critic_steps
+        return {"passes": round(shown / max(len(lane) for lane in source.lanes.values()), 3)}
 
     @torch.no_grad()
     def _sample(self) -> None:
@@ -462,17 +496,23 @@ class _Run:
             self.folder.write_samples(self.engine.images_seen, grid, names)
             write_report(self.out)
 
-    def _save(self, *, is_last: bool = False) -> None:
+    def _save(self, attempt: int = 0, *, is_last: bool = False) -> None:
         """Publish the state and the model; every rank waits until both are there.
 
         Where the disk refuses, training goes on to the next save, since space may be made meanwhile.
 
+        Args:
+            attempt: how often the run has gone back, where it does now.
+            is_last: there is no next save.
+
         Raises:
             Fault: the disk refused and there is no next save. Diverged: it refused several times in a row.
         """
+        for tally in (self.engine.terms, self.engine.monitors):
+            tally.share(self.world)
         if self.folder is not None:
             try:
-                self._publish(self.folder)
+                self._publish(self.folder, attempt)
                 self.failed_saves_in_a_row = 0
             except Fault as fault:
                 if not isinstance(fault.__cause__, OSError) or is_last:
@@ -484,15 +524,17 @@ class _Run:
                 _log.warning(f"{fault}. Training goes on to the next save; last good state: {self.last_state}")
         self.world.wait()
 
-    def _publish(self, folder: RunFolder) -> None:
-        train = self.config.train
+    def _publish(self, folder: RunFolder, attempt: int) -> None:
+        engine, train = self.engine, self.config.train
         state = save_state(
             folder.states,
-            self.engine.step,
-            self.engine.state_dict() | self.standing.state_dict(),
+            engine.step,
+            engine.state_dict() | self.standing.state_dict() | self.watchdog.state_dict(),
             self._facts(),
             train.keep_last,
             round(train.keep_every * 1000),
+            attempt=attempt,
+            spare=self.watchdog.sound_steps(engine) if self.watchdog.can_go_back else (),
         )
         self.last_state = str(state)
         write_model(folder.model, self._deployed(), self._info())
@@ -540,6 +582,15 @@ class _Run:
             (height, width), batch = self._size(), self.engine.stage.batch
             _log.info(f"from {self.engine.images_seen:,} images on: {width} × {height} pixels, batch {batch}")
 
+    def _micro_batch(self) -> int:
+        """Images that a process works on at once."""
+        return self.engine.stage.batch // (self.config.train.accumulate * self.world.size * self.engine.parts)
+
+    def _tell_parts(self) -> None:
+        seeing, count = what_sees_the_batch(self.engine), self._micro_batch()
+        unlike = f"; {seeing} will see as many, so that results are others than before" if seeing else ""
+        _log.warning(f"out of memory: {count} images at once from now on, as many a step as before{unlike}")
+
     def _facts(self) -> dict[str, Any]:
         precision = self.prepared.precision
         return {
@@ -584,10 +635,11 @@ class _Run:
                 say(f"resume will not be bit-exact: {key} {state.manifest[key]} then, {facts[key]} now")
         self.engine.load_state_dict(state.tree)
         self._take_up_standing(state.tree)
+        self.watchdog.load_state_dict(state.tree)
         self.last_state = str(state.path)
         if self.folder is not None:
-            self.seconds = self.folder.rewind_log(self.engine.images_seen)
-            self.recent.extend(read_log(self.out / "log.jsonl"))
+            self.seconds = self.folder.rewind_log(self.engine.images_seen, self.watchdog.rollbacks)
+            self._follow_log(read_log(self.out / "log.jsonl"))
         if self.world.is_first:
             _log.info(f"resumed {state.path.name} at {self.engine.images_seen} images")
 
@@ -604,12 +656,95 @@ class _Run:
         seen = self.engine.images_seen
         return Interrupted(signal, self.out, f"Continue with the same command and --resume (at {seen} images)")
 
-    def _diverged(self) -> Diverged:
-        engine = self.engine
+    # --- faults -------------------------------------------------------------------------------------------------------
+
+    def tell_faults(self) -> None:
+        """At the end of the run, however it ended: what is still wrong, and what to change."""
+        if self.watchdog.summary():
+            _log.warning(self.watchdog.summary())
+
+    def _follow_log(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Go on behind the lines of the log as it is."""
+        self.watchdog.remember(records)
+        self.logged_step = next((record["step"] for record in reversed(records) if "monitors" in record), 0)
+
+    def _is_alarmed(self) -> bool:
+        """The last line of the log tells of a fault that train.watchdog does not let pass; all processes agree."""
+        if not self.watchdog.acts:
+            return False
+        alarmed = self.folder is not None and self.watchdog.alarm(self.engine) is not None
+        return bool(self.world.any(int(alarmed), self.prepared.precision.device))
+
+    def _go_back(self) -> None:
+        """To the newest state from before what is wrong was first to be seen, with half the learning rates.
+
+        Raises:
+            Diverged: as train.watchdog says, or since the run went back often enough or cannot.
+        """
+        alarm, engine, seen = self.watchdog.alarm(self.engine), self.engine, self.engine.images_seen
+        state = self._state_before(alarm) if self.watchdog.can_go_back else None
+        if state is None:
+            if not engine.has_diverged:  # what was learned is worth keeping
+                self._save()
+            raise self._ended(alarm)
+        factor, parts, standing = engine.rate_factor / 2, engine.parts, self.standing
+        engine.load_state_dict(state.tree)
+        engine.rate_factor, engine.parts = factor, parts
+        self._take_up_standing(state.tree)
+        self.standing.keep_best(standing)
+        line = {"images": engine.images_seen, "step": engine.step, "rate_factor": factor, "from_images": seen}
+        problem = alarm.problem if alarm is not None else ""
+        self.watchdog.go_back(line | {"rollback": problem})
+        attempt = len(self.watchdog.rollbacks)
+        if self.folder is not None:
+            _log.warning(
+                f"{problem}. Going back from {seen:,} to {engine.images_seen:,} images, at {factor:g} of the learning "
+                f"rates (train.watchdog=rollback, {attempt} of at most {ROLLBACKS} times)"
+            )
+            # killed before the new state is there, the run takes up an older one and comes here again
+            for newer in reversed(state_folders(self.folder.states)):
+                if step_of(newer) > engine.step:
+                    remove_state(newer)
+        self._save(attempt)
+        if self.folder is not None:
+            self.folder.append_log(self.watchdog.rollbacks[-1] | {"seconds": round(self.seconds, 3)})
+            self._follow_log(read_log(self.out / "log.jsonl"))
+
+    def _state_before(self, alarm: Alarm | None) -> SavedState | None:
+        """The newest state that verifies and has nothing of what is wrong; the first process chooses it for all."""
+        paths, place = state_folders(self.out / "state"), 0
+        if self.folder is not None and alarm is not None:
+            for number, path in enumerate(paths, start=1):
+                if step_of(path) <= alarm.sound_step:
+                    with contextlib.suppress(Fault):
+                        load_state(path)
+                        place = number
+        place = self.world.any(place, self.prepared.precision.device)
+        return load_state(paths[place - 1]) if place else None
+
+    def _ended(self, alarm: Alarm | None) -> Diverged:
+        """Why a run cannot go on, or shall not."""
+        engine, watchdog = self.engine, self.watchdog
+        if alarm is None:
+            return Diverged(self.out, "the first process found a fault", "See what it says")
+        if self.folder is not None:
+            line = {"images": engine.images_seen, "step": engine.step, "seconds": round(self.seconds, 3)}
+            self.folder.amend_log({**line, "ended": alarm.problem})
+            write_report(self.out)
+        why = ""
+        if watchdog.mode == "rollback":
+            count = len(watchdog.rollbacks)
+            why = f", after {count} returns" if count == ROLLBACKS else ", and no state from before is kept"
+        if engine.has_diverged:
+            again = "" if why else ", or go on from there at half the rate with --resume --set train.watchdog=rollback"
+            precise = " --set train.precision=float32" if self.prepared.precision.autocast else ""
+            mend = f"Last good state: {self.last_state}. Begin anew with --set {alarm.setting}{precise}{again}"
+            return Diverged(self.out, f"{alarm.problem}{why}", mend)
         return Diverged(
             self.out,
-            f"training diverged at step {engine.step}: gradients not finite, first in {engine.first_bad_weight}",
-            f"Last good state: {self.last_state}. Try a smaller --set optim.lr, or --set train.precision=float32",
+            f"stopped at {engine.images_seen:,} images: {alarm.problem}{why}",
+            f"Begin anew with --set {alarm.setting}, or go on as it is, from {self.last_state}, with --resume "
+            "--set train.watchdog=warn",
         )
 
     def _unsaved(self, fault: Fault) -> Diverged:

@@ -24,7 +24,9 @@ from img2img.data.worlds import PointLoader, PointSource, find_world
 from img2img.devices import choose_device
 from img2img.distributed import World
 from img2img.errors import Fault, Faults, UsageFault
+from img2img.inference.memory import is_out_of_memory
 from img2img.networks.growing import DECIDED
+from img2img.networks.layers import what_mixes_samples
 from img2img.shipped import find_model
 from img2img.training.engine import Engine, EngineSettings
 from img2img.training.precision import Precision, choose_precision
@@ -36,6 +38,9 @@ _PREVIEW_IMAGES = 8  # columns of a sample grid of translations or classes
 _PREVIEW_SAMPLES = 64  # pictures of a grid without rows
 _MAPS_LOOKED_AT = 1000  # in which the colours of classes are looked for
 _PREVIEW_POINTS = 1000  # points of a picture of them
+_WATCHED_INPUTS = 4  # translated at each line of the log
+_WATCHED_SAMPLES = 8  # made there where nothing is translated
+_LOOKED_AT_FOR_A_CLASS = 64  # pictures of which those of the most frequent class are taken
 _SECONDS_BETWEEN_COUNTS = 10.0
 _STARTED = time.monotonic()
 
@@ -94,6 +99,12 @@ def choose_hardware(config: Config, device: str, world: World) -> Precision:
     """Device, number format and threads of a run; refuses a batch that does not divide among its processes."""
     target = choose_device(device, world.local_rank)
     precision = choose_precision(config.train.precision, target)
+    if config.train.auto_batch and world.size > 1:
+        raise UsageFault(
+            "train.auto_batch",
+            f"{world.size} processes cannot tell each other in the middle of a step that one is out of memory",
+            "Leave it out, and set train.accumulate",
+        )
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     elif target.type == "cpu":
@@ -136,6 +147,7 @@ class Prepared:
     preview: Batch
     world: World
     precision: Precision
+    watched: Batch | None = None
 
 
 def prepare(config: Config, data: DataPaths, precision: Precision, world: World, init: Path | None) -> Prepared:
@@ -180,8 +192,24 @@ def prepare(config: Config, data: DataPaths, precision: Precision, world: World,
     count = {"images": _PREVIEW_SAMPLES, "points": _PREVIEW_POINTS}.get(source.kind, _PREVIEW_IMAGES)
     with make_loader(None) as loader:
         preview = loader.batch(np.arange(count))
+        watched = _watched(config, translator, preview, loader)
     loader = make_loader(config.augment, translator.references)
-    return Prepared(config, source, loader, engine, specs, preview, world, precision)
+    return Prepared(config, source, loader, engine, specs, preview, world, precision, watched)
+
+
+def _watched(config: Config, translator: Translator, preview: Batch, loader: Loader | PointLoader) -> Batch | None:
+    """The pictures by which outputs are watched at each line of the log; of methods with classes all of one."""
+    if config.train.watchdog == "off" or translator.task == "points":
+        return None
+    if translator.task == "translate":
+        return preview.first(_WATCHED_INPUTS)
+    if preview.labels is None:
+        return preview.first(_WATCHED_SAMPLES)
+    batch = loader.batch(np.arange(_LOOKED_AT_FOR_A_CLASS))
+    assert batch.labels is not None, "data with classes have labels"
+    rows = (batch.labels == batch.labels.mode().values).nonzero()[:_WATCHED_SAMPLES, 0]
+    images = {name: pictures[rows] for name, pictures in batch.images.items()}
+    return Batch(images, batch.labels[rows], batch.numbers[rows], batch.seed)
 
 
 def _tell_patches(translator: Translator) -> None:
@@ -262,6 +290,53 @@ def _start_from(translator: Translator, specs: dict[str, NetworkSpec], init: Pat
         own, given = getattr(translator, name), networks[name].state_dict()
         # the last layers of smaller sizes may be on one side only
         own.load_state_dict({key: given.get(key, value) for key, value in own.state_dict().items()})
+
+
+def next_step(prepared: Prepared) -> None:
+    """One iteration of the run.
+
+    Raises:
+        Fault: it does not fit into memory.
+    """
+    try:
+        prepared.engine.train_step(step_batches(prepared))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _too_large(prepared, error) from error
+
+
+def _too_large(prepared: Prepared, error: BaseException) -> Fault:
+    """A step does not fit into memory: what fits is about half of it."""
+    engine, train = prepared.engine, prepared.config.train
+    each = engine.stage.batch // (train.accumulate * prepared.world.size * engine.parts)
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    problem = f"{each} images at once are too many for the memory of {prepared.precision.device} ({reason:.200})"
+    if each % (2 * train.packing):
+        return Fault("train.batch", problem, "Set a smaller data.resolution or generator.width")
+    accumulate = 2 * train.accumulate * engine.parts
+    seeing = what_sees_the_batch(engine)
+    mend = f"Set train.accumulate={accumulate}, which learns the same from {each // 2} at a time"
+    if seeing:
+        mend = f"Set train.accumulate={accumulate}; {seeing} will see {each // 2} at a time"
+    automatic = "" if train.auto_batch or prepared.world.size > 1 else ", or let train.auto_batch=true find it"
+    return Fault("train.batch", problem, f"{mend}{automatic}. Or halve train.batch")
+
+
+def what_sees_the_batch(engine: Engine) -> str:
+    """The keys, if any, by which micro-batches differ from a whole batch: "generator.norm, loss.adversarial"."""
+    translator = engine.translator
+    layers = [
+        f"{player}.{argument}"
+        for player in ("generator", "discriminator")
+        for network in translator.networks_of(player).values()
+        for argument in what_mixes_samples(network)
+    ]
+    losses = ["loss.adversarial"] if translator.objective.sees_batch else []
+    if translator.matches_features and not translator.matches_layers:
+        losses.append("loss.feature_matching")
+    losses += [f"loss.penalties.{name}" for name, penalty in engine.penalties.items() if penalty.keeps_means]
+    return ", ".join(dict.fromkeys([*layers, *losses]))
 
 
 def step_batches(prepared: Prepared) -> list[list[Batch]]:

@@ -123,7 +123,9 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             continue
         if not isinstance(record, dict) or not isinstance(record.get("images"), int):
             continue
-        while records and records[-1]["images"] >= record["images"]:
+        # a line of a return to an earlier state stands beside that of the state
+        newest = record["images"] - ("rollback" not in record)
+        while records and records[-1]["images"] > newest:
             records.pop()
         records.append(record)
     return records
@@ -231,7 +233,18 @@ def _faults(config: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> 
     penalties = config.get("loss", {}).get("penalties") if isinstance(config.get("loss"), Mapping) else None
     settings["loss.penalties"] = tuple(penalties) if isinstance(penalties, Mapping) else ()
     found = sorted(episodes(records, settings), key=lambda episode: not episode.lasts)
+    returns = "".join(
+        f"<p>Went back from {_kimg(record.get('from_images'))} to {_kimg(record['images'])} kimg, and on at "
+        f"{_value(record.get('rate_factor')):g} of the learning rates: {escape(record['rollback'])}.</p>\n"
+        for record in records
+        if isinstance(record.get("rollback"), str)
+    )
+    ended = records[-1].get("ended") if records else None
+    if isinstance(ended, str):
+        returns += f"<p>Ended at {_kimg(records[-1]['images'])} kimg: {escape(ended)}.</p>\n"
     if not found:
+        if returns:
+            return returns
         is_watched = any(series.name.endswith(" diversity") for series in log_series(records, "monitors"))
         names = ", ".join(rule.__name__.replace("_", " ") for rule in RULES)
         return f'<p class="note">None was seen of those that are watched: {escape(names)}.</p>\n' if is_watched else ""
@@ -248,7 +261,7 @@ def _faults(config: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> 
             f"<p>{escape(diagnosis.evidence)}, {escape(when)}. {escape(diagnosis.why.capitalize())}:</p>\n"
             + command(f"--set {diagnosis.key}={diagnosis.value}")
         )
-    return "".join(parts)
+    return returns + "".join(parts)
 
 
 def _samples(folder: Path) -> str:
@@ -402,6 +415,10 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def _kimg(images: object) -> str:
+    return f"{_value(images) / 1000:,g}"
 
 
 def _shown(value: Any) -> str:

@@ -7,7 +7,7 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
@@ -117,19 +117,27 @@ class RunFolder:
             return
         write_text(self._log_path, "".join([*lines[:-1], json.dumps({**last, **record}, sort_keys=True) + "\n"]))
 
-    def rewind_log(self, images_seen: int) -> float:
-        """Drop what was logged after `images_seen`; returns the seconds of training so far."""
+    def rewind_log(self, images_seen: int, rollbacks: Sequence[Mapping[str, Any]] = ()) -> float:
+        """Drop what was logged after `images_seen`; returns the seconds of training so far.
+
+        Args:
+            rollbacks: what the log says of returns to earlier states so far: such lines stay, missing ones are added.
+        """
         if not self._log_path.exists():
             return 0.0
-        kept, seconds = [], 0.0
+        kept, seconds, returns = [], 0.0, 0
         for line in self._log_path.read_text(encoding="utf-8").splitlines():
             try:
                 record = json.loads(line)
             except ValueError:
                 continue  # the line a kill cut short
-            if record["images"] <= images_seen:
+            is_return = "rollback" in record
+            returns += is_return
+            if returns <= len(rollbacks) if is_return else record["images"] <= images_seen:
                 kept.append(line + "\n")
                 seconds = record["seconds"]
+        # a return whose line is missing was killed between its state and the line
+        kept += [json.dumps({**record, "seconds": seconds}, sort_keys=True) + "\n" for record in rollbacks[returns:]]
         write_text(self._log_path, "".join(kept))
         return float(seconds)
 

@@ -12,7 +12,7 @@ import torch
 from img2img.config import Config, DataPaths
 from img2img.devices import peak_memory
 from img2img.distributed import World
-from img2img.training.prepare import Prepared, check, choose_hardware, prepare, step_batches
+from img2img.training.prepare import Prepared, check, choose_hardware, next_step, prepare
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def time_steps(prepared: Prepared, warm_up: int, steps: int) -> Speed:
         if index == warm_up:
             waited = loader.waited
         began = time.perf_counter()
-        engine.train_step(step_batches(prepared))
+        next_step(prepared)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - began)

@@ -37,6 +37,11 @@ class Standing:
         self.worse_since += 1
         return False
 
+    def keep_best(self, other: Standing) -> None:
+        """The best of two accounts of one run, of which only one model is kept."""
+        if other.best is not None:
+            self.best, self.best_at = other.best, other.best_at
+
     def is_over(self, patience: int) -> bool:
         """Whether `patience` evaluations in a row were no better; never where it is 0."""
         return 0 < patience <= self.worse_since

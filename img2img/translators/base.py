@@ -234,6 +234,11 @@ class Translator(nn.Module, ABC):
             found[direction] = Translation(batch[source], networks[name](batch[source]), batch[target], way_back)
         return found
 
+    def samples(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Tensor | None:
+        """What the given (averaged) generators make of noise (N, C, H, W), of the batch's classes; None of methods
+        that make nothing of noise alone, or no pictures."""
+        return None
+
     def latents_and_images(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Latents (N, L) that require gradients, and the images generated from them; of methods that have latents."""
         raise AssertionError(f"{type(self).__name__} has no latents: check() refuses what would ask for them")

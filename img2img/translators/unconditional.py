@@ -89,6 +89,11 @@ class Unconditional(Translator):
     def preview(self, batch: Batch, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         return {"samples": networks["generator"](self.preview_noise(batch), None, batch.draws("preview/generator"))}
 
+    def samples(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Tensor | None:
+        z, draws = self._latents(batch, "watch/z"), batch.draws("watch/generator")
+        images: Tensor = networks["generator"](z, batch.labels, draws)
+        return images
+
     def preview_noise(self, batch: Batch) -> Tensor:
         """(N, latent_dim): the same for the same batch throughout the run."""
         return self._latents(batch, "preview/z")

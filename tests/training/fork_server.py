@@ -7,6 +7,7 @@ A request is {"arguments": of img2img.train} and what shall happen to the run, e
 - "signal", "signal_after": a signal for its process group, once stderr holds this text
 - "signals_at_call": a number of a call, and then signals that it raises there
 - "largest_file": bytes, above which the kernel refuses to write (RLIMIT_FSIZE)
+- "poison": arguments of poison.poison
 - "rival", "rival_after": arguments of another run, made while this one goes on once stderr holds the text; then this
   one is killed, and the answer has the other's as "rival"
 
@@ -98,11 +99,15 @@ def watch(child: int, request: dict[str, Any], errors: Any, began: float, let_ri
 
 
 def run(request: dict[str, Any], fault_type: type[Exception], calls: int) -> int:
+    from poison import poison
+
     import img2img
 
     if "largest_file" in request:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"],) * 2)
     count_calls(calls, request.get("kill_at_call"), *request.get("signals_at_call", ()))
+    if "poison" in request:
+        poison(**request["poison"])
     try:
         img2img.train(**request["arguments"])
     except fault_type as fault:

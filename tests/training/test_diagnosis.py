@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from img2img import translators
 from img2img.config import as_dict, resolve
 from img2img.losses import ADVERSARIAL
-from img2img.training.diagnosis import LINES, RULES, Diagnosis, diagnose, episodes
+from img2img.training.diagnosis import LINES, PASSES, RULES, Diagnosis, diagnose, episodes
 
 HEALTHY = {
     f"{direction}_{key}": value
@@ -23,10 +24,20 @@ HEALTHY = {
         "hidden": 0.5,
     }.items()
 } | {"discriminator_a_undecided": 0.8, "discriminator_b_undecided": 0.7, "generator_gradient_norm": 3.0}
+HEALTHY |= {
+    "samples_diversity": 0.7,
+    "samples_most_diversity": 0.8,
+    "discriminator_sign_on_real": 0.5,
+    "waiting": 0.01,
+    "passes": 90,
+    "skipped_steps": 0,
+}
 
 
-def log(monitors: dict[str, float], count: int = LINES, start: int = 1000) -> list[dict[str, Any]]:
-    return [{"images": start + 100 * index, "monitors": dict(monitors)} for index in range(count)]
+def log(numbers: dict[str, float], count: int = LINES, start: int = 1000) -> list[dict[str, Any]]:
+    plain = {key: value for key, value in numbers.items() if key in ("waiting", "passes", "skipped_steps")}
+    monitors = {key: value for key, value in numbers.items() if key not in plain}
+    return [{"images": start + 100 * index, "monitors": dict(monitors), **plain} for index in range(count)]
 
 
 def found(recipe: str, *sets: str, start: int = 1000, **changed: float) -> list[Diagnosis]:
@@ -58,6 +69,24 @@ FAULTS = [
         "1.0 % of one that cannot tell, the other's 80.0 %",
         "loss.penalties=r1",
     ),
+    ({"waiting": 0.31}, "waiting for pictures", "data", "31.0 % of the time passes waiting", "data.cache_gb=4"),
+    ({"skipped_steps": 1}, "non-finite steps", "gradients", "5 steps were skipped within 5 lines", "optim.lr=0.0001"),
+]
+FROM_NOISE = [
+    (
+        {"samples_diversity": 0.04},
+        "generator collapsed",
+        "samples",
+        "samples differ by 4.0 % of what real images do, and did by 80.0 %",
+        "loss.penalties=r1",
+    ),
+    (
+        {"discriminator_sign_on_real": 0.93},
+        "learned by heart",
+        "discriminator",
+        "after 90 passes over the pictures the mean sign on them is 0.93",
+        "augment.discriminator=ada",
+    ),
 ]
 
 
@@ -74,7 +103,64 @@ def test_a_fault_of_cyclegan_is_told_with_evidence_and_the_key(
 
 def test_every_rule_has_its_fault_here() -> None:
     told = {diagnosis.fault for changed, *_ in FAULTS for diagnosis in found("cyclegan-small", **changed)}
-    assert len(told) == len(FAULTS) == len(RULES)
+    told |= {diagnosis.fault for changed, *_ in FROM_NOISE for diagnosis in found("dcgan-small", **changed)}
+    assert len(told) == len(FAULTS) + len(FROM_NOISE) == len(RULES)
+
+
+@pytest.mark.parametrize(("changed", "fault", "where", "evidence", "setting"), FROM_NOISE)
+def test_a_fault_of_a_generator_from_noise_is_told_with_evidence_and_a_key_it_takes(
+    changed: dict[str, float], fault: str, where: str, evidence: str, setting: str
+) -> None:
+    (diagnosis,) = found("dcgan-small", "loss.penalties=none", **changed)
+    assert (diagnosis.fault, diagnosis.where, diagnosis.spoils) == (fault, where, True)
+    assert evidence in diagnosis.evidence
+    assert f"{diagnosis.key}={diagnosis.value}" == setting
+    assert translators.check(resolve("dcgan-small", None, [setting])) == []
+
+
+def test_what_is_seen_by_heart_needs_many_passes_a_boundary_and_whole_pictures() -> None:
+    sure = {"discriminator_sign_on_real": 0.99}
+    assert found("dcgan-small", **sure) != []
+    assert found("dcgan-small", **sure, passes=PASSES - 1) == []
+    assert found("dcgan-small", "loss.adversarial=wgan", **sure) == []  # any number may be its middle
+    assert found("pix2pix-small", **sure) == []
+    (diagnosis,) = found("dcgan-small", "augment.discriminator=ada", "augment.p=0.1", "augment.target=0", **sure)
+    assert (diagnosis.key, diagnosis.value) == ("augment.target", "0.6")
+    (diagnosis,) = found("stylegan2-ada-small", "loss.penalties.r1.weight=2", **sure)
+    assert (diagnosis.key, diagnosis.value) == ("loss.penalties.r1.weight", "4")
+
+
+def test_samples_that_do_not_differ_yet_have_not_collapsed() -> None:
+    never = {"samples_diversity": 0.01, "samples_most_diversity": 0.3}
+    assert found("dcgan-small", **never) == []
+    assert found("dcgan-small", "train.kimg=20", start=9000, **never) == []
+    (diagnosis,) = found("dcgan-small", "train.kimg=20", start=10_000, **never)
+    assert diagnosis.evidence == "samples differ by 1.0 % of what real images do"
+    (diagnosis,) = found("cgan-small", samples_diversity=0.01)
+    assert diagnosis.evidence.startswith("samples of one class differ by 1.0 %")
+
+
+def test_waiting_is_a_fault_that_spoils_nothing() -> None:
+    (diagnosis,) = found("dcgan-small", waiting=0.5)
+    assert not diagnosis.spoils
+    (diagnosis,) = found("dcgan-small", "data.workers=1", waiting=0.5)
+    expected = ("data.workers", str(os.cpu_count())) if (os.cpu_count() or 1) > 1 else ("data.cache_gb", "4")
+    assert (diagnosis.key, diagnosis.value) == expected
+    (diagnosis,) = found("dcgan-small", "data.cache_gb=0", waiting=0.5)
+    assert (diagnosis.key, diagnosis.value) == ("data.cache_gb", "2")
+
+
+def test_skipped_steps_are_told_from_the_first_lines_on_and_two_are_none() -> None:
+    (diagnosis,) = found("dcgan-small", start=0, skipped_steps=1)
+    assert diagnosis.fault == "non-finite steps"
+    records = log(HEALTHY)
+    records[1]["skipped_steps"] = 2
+    settings = as_dict(resolve("dcgan-small"))
+    assert diagnose(records, settings) == []
+    records[4]["skipped_steps"] = 1
+    assert "3 steps were skipped" in diagnose(records, settings)[0].evidence
+    (diagnosis,) = found("dcgan-small", "train.precision=bfloat16", skipped_steps=1)
+    assert (diagnosis.key, diagnosis.value) == ("train.precision", "float32")
 
 
 @pytest.mark.parametrize("changed", [changed for changed, *_ in FAULTS])

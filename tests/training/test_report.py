@@ -76,7 +76,7 @@ def make_run(folder: Path, *, num_snapshots: int = 5, rows: tuple[str, ...] = ("
                 "monitors": {"discriminator_on_real": 0.5, "generator_gradient_norm": float(step)},
                 "learning_rate": 2e-4,
                 "images_per_second": 50.0,
-                "waiting": 0.25,
+                "waiting": 0.15,
             }
         )
         for step in range(1, 41)
@@ -109,7 +109,7 @@ def test_report_is_self_contained_and_well_formed(tmp_path: Path) -> None:
 
 def test_report_states_the_figures(tmp_path: Path) -> None:
     text = Page(write_report(make_run(tmp_path / "run")).read_text("utf-8")).text
-    for expected in ("4,000", "80 s", "25.0 %", "1.5 MB", "40.0 % of 10,000 images", "penalties.r1.weight", "32, 32"):
+    for expected in ("4,000", "80 s", "15.0 %", "1.5 MB", "40.0 % of 10,000 images", "penalties.r1.weight", "32, 32"):
         assert expected in text
     assert "img2img sample" in text
     assert "img2img train --classes FOLDER --out" in text
@@ -151,6 +151,27 @@ def test_without_a_fault_what_was_watched_is_named_of_translators_only(tmp_path:
     watch_in_vain(run, 0.5)
     text = Page(write_report(run).read_text("utf-8")).text
     assert "None was seen of those that are watched: colour inversion, copying, " in text
+
+
+def test_returns_and_the_end_of_a_run_are_told_and_the_lines_given_up_are_not(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    lines = (run / "log.jsonl").read_text("utf-8").splitlines()
+    back = {
+        "images": 1000,
+        "step": 10,
+        "seconds": 80.0,
+        "from_images": 4000,
+        "rate_factor": 0.5,
+        "rollback": "a <fault>",
+    }
+    again = [json.dumps(json.loads(line) | {"monitors": {"again": 1.0}}) for line in lines[10:20]]
+    end = json.dumps({"images": 2050, "step": 21, "seconds": 90.0, "ended": "diverged"})
+    (run / "log.jsonl").write_text("\n".join([*lines, json.dumps(back), *again, end]), "utf-8")
+    records = read_log(run / "log.jsonl")
+    assert [record["images"] for record in records] == [*range(100, 1100, 100), 1000, *range(1100, 2100, 100), 2050]
+    text = Page(write_report(run).read_text("utf-8")).text
+    assert "Went back from 4 to 1 kimg, and on at 0.5 of the learning rates: a <fault>." in text
+    assert "Ended at 2.05 kimg: diverged." in text
 
 
 def test_every_monitor_is_in_its_chart(tmp_path: Path) -> None:
