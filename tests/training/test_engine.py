@@ -297,30 +297,22 @@ def test_running_statistics_keep_nothing_of_a_skipped_step(ema_kimg: float) -> N
     """They would stay not finite for ever, in the network and in its average, which is the model."""
     engine = run(make_engine(generator=NormalisedGenerator, ema_kimg=ema_kimg), 2)
     network, average = engine.translator.generator, engine.ema.networks["generator"]
-    before = {key: value.clone() for key, value in average.state_dict().items()}
-    now = [weight.clone() for weight in network.parameters()]
+    before, before_average = copy.deepcopy(network.state_dict()), copy.deepcopy(average.state_dict())
     hook = network.layer.register_forward_hook(lambda module, inputs, output: output * float("nan"))
     run(engine, 1)
     hook.remove()
-    assert list(engine.skipped_steps) == [2, 2]
-    assert all(torch.equal(weight, kept) for weight, kept in zip(network.parameters(), now))
+    assert list(engine.skipped_steps) == [2]
+    for now, then in ((network, before), (average, before_average)):
+        for key, value in now.state_dict().items():
+            assert key.endswith("num_batches_tracked") or torch.equal(value, then[key]), key
+    # what the step after it adds is written out: the batch's moments, then the average of both
+    moment = network.layer(make_batch(24, 8).draws("z").normal(3).double()).var(0)
+    expected = 0.9 * before["norm.running_var"] + 0.1 * moment
+    run(engine, 1)
+    torch.testing.assert_close(network.norm.running_var, expected, rtol=1e-12, atol=1e-14)
     if ema_kimg:
-        for key, value in average.state_dict().items():
-            assert torch.equal(value, before[key]), key
-        assert torch.equal(network.norm.running_mean, average.norm.running_mean)
-        assert torch.equal(network.norm.running_var, average.norm.running_var)
-        # what the step after it adds is written out: the batch's moments, then the average of both
-        z = make_batch(24, 8).draws("z").normal(3).double()
-        moment = network.layer(z).var(0)
-        expected = 0.9 * before["norm.running_var"] + 0.1 * moment
-        run(engine, 1)
-        torch.testing.assert_close(network.norm.running_var, expected, rtol=1e-12, atol=1e-14)
-        expected = torch.lerp(before["norm.running_var"], expected, 1 - 0.5 ** (8 / 10))
-        torch.testing.assert_close(average.norm.running_var, expected, rtol=1e-12, atol=1e-14)
-    else:
-        run(engine, 1)
-    for value in (*network.state_dict().values(), *average.state_dict().values()):
-        assert torch.isfinite(value).all()
+        expected = torch.lerp(before_average["norm.running_var"], expected, 1 - 0.5 ** (8 / 10))
+    torch.testing.assert_close(average.norm.running_var, expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", [Unconditional, CycleGAN])
