@@ -749,6 +749,11 @@ def describe_keys() -> list[dict[str, str]]:
     return [dict(zip(("key", "takes", "default", "help"), row, strict=True)) for row in rows]
 
 
+def overlaid(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The configuration with other values for some keys, as --set gives them; raises Faults where that is none."""
+    return _build(merge(KEYS, [file_layer(KEYS, to_toml(config), ""), set_layer(KEYS, changes)]))
+
+
 def changed_keys(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     """(key, old value, new value) of every key that differs; None for a key that one of them lacks."""
     before, after = as_dict(old), as_dict(new)

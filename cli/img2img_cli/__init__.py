@@ -15,6 +15,7 @@ from img2img_cli.errors import run
 # name -> (module, one line of help); each module has `command`, a click command or group
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "Train a recipe on your pictures."),
+    "plan": ("plan", "Propose settings of a recipe for your pictures and machine."),
     "translate": ("translate", "Translate a picture or a folder of pictures with a model."),
     "sample": ("sample", "Make new pictures with a model."),
     "explore": ("explore", "Look into a generator: interpolations, mixed styles, neighbours."),

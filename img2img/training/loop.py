@@ -43,7 +43,7 @@ from img2img.training.run_folder import RunFolder
 from img2img.training.samples import draw_grid
 from img2img.training.schedules import due
 from img2img.training.signals import StopSignals
-from img2img.training.speed import time_steps
+from img2img.training.speed import time_kinds_of_steps
 from img2img.training.standing import Standing
 from img2img.training.watchdog import ROLLBACKS, Alarm, Watchdog
 from img2img.version import __version__
@@ -151,7 +151,7 @@ def train(
             RunFolder(out, config, resume=resume)  # refuses what the run itself would refuse
             planned = prepare(config, data, precision, world, init)
             with planned.loader:
-                return _plan(planned, _open_evaluation(planned))
+                return estimate(planned, open_evaluation(planned))
         with world.naming_lost_peers():
             world.join(precision.device)
             try:
@@ -160,7 +160,7 @@ def train(
                 with folder or contextlib.nullcontext():
                     prepared = prepare(config, data, precision, world, init)
                     with prepared.loader:
-                        evaluation = _open_evaluation(prepared)
+                        evaluation = open_evaluation(prepared)
                         if folder is not None:
                             folder.write_config(config)
                         run = _Run(prepared, evaluation, out, folder, resume, watch, signals)
@@ -183,7 +183,7 @@ def _misplaced(out: Path, data: DataPaths) -> list[Fault]:
     ]
 
 
-def _open_evaluation(prepared: Prepared) -> Evaluation | None:
+def open_evaluation(prepared: Prepared) -> Evaluation | None:
     """What train.eval_kimg asks for."""
     if prepared.config.train.eval_kimg == 0:
         return None
@@ -768,7 +768,7 @@ def _duration(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
 
 
-def _plan(prepared: Prepared, evaluation: Evaluation | None) -> TrainResult:
+def estimate(prepared: Prepared, evaluation: Evaluation | None) -> TrainResult:
     """Time a few steps on the first images, and some of an evaluation, in memory only, and scale up."""
     train = prepared.config.train
     total = round(train.kimg * 1000)
@@ -780,7 +780,7 @@ def _plan(prepared: Prepared, evaluation: Evaluation | None) -> TrainResult:
     starts = [start for start in growth.starts() if start < total]
     for start, end in pairwise([*starts, total]):  # at each size that the networks grow through
         prepared.engine.go_to(start)
-        speed = time_steps(prepared, warm_up=1, steps=2)
+        speed = time_kinds_of_steps(prepared)
         seconds += (end - start) / speed.images_per_second
         peak = max(peak, speed.peak_memory)
     return TrainResult(

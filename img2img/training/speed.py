@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from img2img.config import Config, DataPaths
 from img2img.devices import peak_memory
 from img2img.distributed import World
+from img2img.training.engine import Engine
 from img2img.training.prepare import Prepared, check, choose_hardware, next_step, prepare
+
+_LONGEST_CYCLE = 1000
 
 
 @dataclass(frozen=True)
@@ -74,4 +77,48 @@ def time_steps(prepared: Prepared, warm_up: int, steps: int) -> Speed:
         device=str(device),
         precision=prepared.precision.name,
         threads=torch.get_num_threads(),
+    )
+
+
+def time_kinds_of_steps(prepared: Prepared) -> Speed:
+    """Time two steps of each kind, after one that does not count: a step in which lazy penalties are due takes longer.
+
+    Each kind counts as often as training has it, so that the speed is that of a long run.
+    """
+    engine = prepared.engine
+    time_steps(prepared, warm_up=0, steps=1)
+    kinds: dict[tuple[str, ...], list[int]] = {}
+    for number in range(_cycle(engine)):
+        kinds.setdefault(_due(engine, number, prepared.config.train.critic_steps), []).append(number)
+    timed: list[tuple[int, Speed]] = []
+    for numbers in kinds.values():
+        speeds = []
+        for _ in range(2):
+            engine.step = numbers[0]
+            speeds.append(time_steps(prepared, warm_up=0, steps=1))
+        timed.append((len(numbers), min(speeds, key=lambda speed: speed.seconds)))
+    steps = sum(count for count, _ in timed)
+    seconds = sum(count * speed.seconds[0] for count, speed in timed) / steps
+    return replace(
+        timed[-1][1],
+        images_per_second=engine.stage.batch / seconds,
+        seconds=tuple(speed.seconds[0] for _, speed in timed),
+        waiting=sum(count * speed.waiting * speed.seconds[0] for count, speed in timed) / (steps * seconds),
+    )
+
+
+def _cycle(engine: Engine) -> int:
+    """Steps after which the kinds of steps come again."""
+    return min(_LONGEST_CYCLE, math.lcm(*(penalty.every for penalty in engine.penalties.values())))
+
+
+def _due(engine: Engine, number: int, critic_steps: int) -> tuple[str, ...]:
+    """The lazy penalties of an iteration, once for each of the players' steps in which they are due."""
+    steps = {"generator": [number], "discriminator": range(number * critic_steps, (number + 1) * critic_steps)}
+    return tuple(
+        name
+        for player, numbers in steps.items()
+        for name, penalty in engine.penalties_of(player).items()
+        for one in numbers
+        if penalty.every > 1 and one % penalty.every == 0
     )

@@ -1,0 +1,271 @@
+"""What is proposed for given pictures and memory, and that what is proposed can be trained."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny import COMMON
+
+from img2img.config import DataPaths, as_dict, load_recipe, resolve
+from img2img.data.survey import Survey
+from img2img.errors import Faults, UsageFault
+from img2img.training import plan as planning
+from img2img.training import speed
+from img2img.training.plan import plan
+
+LARGE = (1000, 1000)
+
+
+def propose(recipe: str, count: int, size: tuple[int, int] = LARGE, sets: tuple[str, ...] = ()) -> Any:
+    """A planner that has seen `count` pictures of one size."""
+    planner = planning._Planner(load_recipe(recipe), resolve(recipe, None, sets), sets)
+    found = Survey({"images": count}, (size,), ("folder",))
+    planner.fit_resolution(found)
+    planner.fit_length(found)
+    planner.fit_augmentation(found)
+    planner.fit_penalties()
+    return planner
+
+
+@pytest.mark.parametrize(
+    ("recipe", "count", "size", "sets", "expected"),
+    [
+        # 140 of 256 is a little more than a half; 134 pictures 3,000 times; γ with the pixels
+        (
+            "stylegan2-ada",
+            134,
+            (200, 140),
+            (),
+            {
+                "data.resolution": (128, 128),
+                "train.kimg": 400.0,
+                "augment.speed_kimg": 40.0,
+                "loss.penalties.r1.weight": 0.1,
+            },
+        ),
+        ("stylegan2-ada", 5000, LARGE, ("train.batch=64",), {"loss.penalties.r1.weight": 0.2}),
+        ("stylegan2-ada", 5000, LARGE, (), {}),
+        # 40 kimg are 299 times 134 pictures
+        ("dcgan-small", 134, LARGE, (), {"augment.discriminator": "ada", "augment.speed_kimg": 4.0}),
+        ("dcgan-small", 300, LARGE, (), {}),
+        ("dcgan-small", 100_000, LARGE, (), {"train.kimg": 100.0}),
+        ("dcgan-small", 134, LARGE, ("augment.discriminator=none",), {}),
+        ("dcgan-small", 300, (50, 80), (), {"data.resolution": (48, 48)}),
+        ("dcgan-small", 300, (50, 80), ("data.resolution=64",), {}),
+        # relativistic: no value for ADA to go by; R1 and R2 alike
+        ("r3gan-small", 100, LARGE, (), {"augment.discriminator": "diffaugment"}),
+        (
+            "r3gan-small",
+            300,
+            (16, 16),
+            (),
+            {"data.resolution": (16, 16), "loss.penalties.r1.weight": 0.25, "loss.penalties.r2.weight": 0.25},
+        ),
+        # translators: no augmentation; 80 kimg are 8,000 passes over 10 pairs
+        ("cyclegan-small", 300, LARGE, (), {}),
+        ("pix2pix", 10, LARGE, (), {"train.kimg": 20.0}),
+        # networks that cannot be smaller; a length below which there would be no full size, and a critic
+        ("pix2pix", 400, (3, 3), (), {}),
+        ("progan", 100, LARGE, (), {"augment.discriminator": "diffaugment"}),
+    ],
+)
+def test_what_is_proposed(
+    recipe: str, count: int, size: tuple[int, int], sets: tuple[str, ...], expected: dict[str, Any]
+) -> None:
+    planner = propose(recipe, count, size, sets)
+    assert {one.key: one.after for one in planner.proposals} == expected
+    before, after = as_dict(resolve(recipe, None, sets)), as_dict(planner.config)
+    assert {key for key in after if after[key] != before.get(key)} == set(expected)
+    assert all("\n" not in one.reason and one.reason for one in planner.proposals)
+
+
+@settings(deadline=None, max_examples=10)
+@given(batch=st.integers(1, 64), size=st.sampled_from([64, 96, 128, 192, 256]))
+def test_the_weight_of_r1_follows_the_rule_of_stylegan2_ada(batch: int, size: int) -> None:
+    planner = propose("stylegan2-ada", 50_000, (size, size), (f"train.batch={batch}",))
+    weight = planner.config.loss.penalties["r1"]["weight"]
+    assert math.isclose(weight, 0.0002 * size * size / batch, rel_tol=0.08)  # the recipe's 0.4 is rounded from 0.41
+
+
+def fake(fixed: float, each: float, weights: int, tried: list[int], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A run whose peak is `fixed` + `each` bytes a picture, of which 3 · `weights` come with the first step."""
+
+    def peak(_: object, part: int) -> int:
+        tried.append(part)
+        return int(fixed + 3 * weights + each * part)
+
+    monkeypatch.setattr(planning, "_peak_of_step", peak)
+    monkeypatch.setattr(planning, "_memory_in_use", lambda device: int(fixed))
+    players = {"generator": SimpleNamespace(parameters=[torch.empty(weights, dtype=torch.uint8)])}
+    return SimpleNamespace(precision=SimpleNamespace(device="cpu"), engine=SimpleNamespace(players=players))
+
+
+@settings(deadline=None)
+@given(
+    fixed=st.integers(0, 1000), each=st.integers(1, 1000), weights=st.integers(0, 300), room=st.integers(500, 100_000)
+)
+def test_as_many_pictures_at_once_as_there_is_room_for(fixed: int, each: int, weights: int, room: int) -> None:
+    parts = [1, 2, 4, 8, 16, 32]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        tried: list[int] = []
+        found = planning._largest_part(fake(fixed, each, weights, tried, monkeypatch), parts, room)
+    peaks = {part: fixed + 3 * weights + each * part for part in parts}
+    fitting = [part for part in parts if peaks[part] <= room]
+    assert found == ((fitting[-1], peaks[fitting[-1]]) if fitting else (0, peaks[1]))
+    assert tried[0] == 1
+    assert all(peaks[part] <= room for part in tried[1:]), "what is too large would end the process"
+
+
+def test_what_took_more_than_expected_is_divided_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peaks of 100 and 900, where 1 + 99 · 4 = 397 were expected: a line between them has 366 and 633."""
+    peaks = {1: 100, 4: 900}
+    run = fake(1, 0, 0, [], monkeypatch)
+    monkeypatch.setattr(planning, "_peak_of_step", lambda _, part: peaks[part])
+    assert planning._largest_part(run, [1, 2, 3, 4], 700) == (3, 633)
+    monkeypatch.setattr(planning, "_peak_of_step", lambda _, part: peaks[1] if part < 3 else None)  # a GPU says no
+    assert planning._largest_part(run, [1, 2, 3, 4], 700) == (2, 100)
+
+
+def test_where_nobody_knows_the_room_the_batch_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    assert planning._largest_part(fake(10, 5, 0, tried, monkeypatch), [1, 4, 16], None) == (16, 90)
+    assert tried == [1, 16]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sets", "expected"),
+    [
+        ("stylegan2-ada", {}, [4, 8, 16, 32]),  # minibatch_std looks at four
+        ("dcgan-small", {"generator.norm": "none"}, [1, 2, 4, 8, 16, 32]),
+        ("dcgan-small", {"train.batch": 6}, [6]),  # batch normalisation
+        ("dcgan-small", {"generator.norm": "none", "train.packing": 4}, [4, 8, 16, 32]),
+        ("dcgan-small", {"loss.penalties": ["consensus"], "generator.norm": "none"}, [32]),
+    ],
+)
+def test_what_parts_a_batch_may_have(recipe: str, sets: dict[str, Any], expected: list[int]) -> None:
+    from img2img import translators
+
+    config = resolve(recipe, None, sets)
+    assert translators.check(config) == []
+    with torch.device("meta"):
+        translator, _ = translators.build(
+            config, translators._example(config, translators.TRANSLATORS["unconditional"])
+        )
+    engine = SimpleNamespace(translator=translator, penalties=translators.make_penalties(config))
+    assert planning._parts(config, SimpleNamespace(engine=engine)) == expected
+
+
+# --- on pictures -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataPaths:
+    """Six pictures that fill 20 pixels and not 32, below a folder whose name would be a line of TOML."""
+    folder = tmp_path / "a\n[train]\nkimg = 1"
+    folder.mkdir()
+    for index in range(6):
+        pixels = np.random.default_rng(index).integers(0, 256, (20, 26, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return DataPaths(images=folder)
+
+
+COMMON_SETS = tuple(
+    f"{key}={str(value).lower()}"
+    for key, value in {
+        **{key: value for key, value in COMMON.items() if key not in ("data.resolution", "train.kimg")},
+        "generator.width": 4,
+        "generator.max_width": 4,
+        "generator.group_width": 2,
+        "generator.latent_dim": 4,
+        "discriminator.width": 4,
+        "discriminator.max_width": 4,
+        "discriminator.group_width": 2,
+    }.items()
+)
+
+
+def test_the_file_makes_of_the_recipe_what_was_planned(data: DataPaths, tmp_path: Path) -> None:
+    planned = plan("r3gan-small", data, sets=[*COMMON_SETS, "train.kimg=6"], device="cpu")
+    changes = {one.key: one.after for one in planned.proposals}
+    assert changes == {
+        "data.resolution": (20, 20),
+        "augment.discriminator": "diffaugment",
+        **{f"loss.penalties.{name}.weight": 6.2 for name in ("r1", "r2")},
+    }
+    (tmp_path / "planned.toml").write_text(planned.to_toml())
+    assert resolve("r3gan-small", tmp_path / "planned.toml", [*COMMON_SETS, "train.kimg=6"]) == planned.config
+    assert planned.estimate.status == "planned"
+    assert planned.estimate.seconds > 0
+    assert 0 < planned.estimate.peak_memory < (planned.memory or math.inf)
+    assert planned.data.median_size == (20, 26)
+    assert planned.data.counts == {"images": 6}
+
+
+def test_a_batch_for_which_there_is_no_room_is_divided(data: DataPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "_peak_of_step", lambda prepared, part: 10**12 * part)
+    monkeypatch.setattr(planning, "_room", lambda device: 5 * 10**12)
+    sets = [*COMMON_SETS, "train.batch=16", "data.resolution=16", "train.kimg=1"]
+    planned = plan("r3gan-small", data, sets=sets, device="cpu")
+    (proposal,) = [one for one in planned.proposals if one.key == "train.accumulate"]
+    assert (proposal.before, proposal.after) == (1, 4)
+    assert proposal.reason.startswith("4 pictures at once take 4000.0 GB of the 5000.0 GB there are, more do not fit")
+    monkeypatch.setattr(planning, "_room", lambda device: 10**8)
+    with pytest.raises(UsageFault, match=r"r3gan-small at 16 × 16 with 1 pictures at once .* -small form"):
+        plan("r3gan-small", data, sets=sets, device="cpu")
+
+
+def test_what_cannot_be_planned_is_refused(data: DataPaths, tmp_path: Path) -> None:
+    with pytest.raises(Faults, match="points learns from toy worlds"):
+        plan("points", data)
+    with pytest.raises(Faults, match="cyclegan learns from unpaired, not from images"):
+        plan("cyclegan", data)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageFault, match="no images in it"):
+        plan("dcgan", DataPaths(images=tmp_path / "empty"), device="cpu")
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+
+def test_steps_of_all_kinds_count_as_often_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R1 every 4 steps and path length every 8: of eight steps one has both, one R1 alone, six neither."""
+    penalties = {
+        "r1": SimpleNamespace(every=4, players=("discriminator",)),
+        "path_length": SimpleNamespace(every=8, players=("generator",)),
+        "drift": SimpleNamespace(every=1, players=("discriminator",)),
+    }
+    engine = SimpleNamespace(
+        step=0,
+        stage=SimpleNamespace(batch=10),
+        penalties=penalties,
+        penalties_of=lambda player: {name: one for name, one in penalties.items() if player in one.players},
+    )
+    prepared: Any = SimpleNamespace(engine=engine, config=SimpleNamespace(train=SimpleNamespace(critic_steps=1)))
+    asked: list[int] = []
+
+    def time_steps(_: object, warm_up: int, steps: int) -> speed.Speed:
+        assert (warm_up, steps) == (0, 1)
+        number = engine.step
+        asked.append(number)
+        seconds = 1.0 + 2.0 * (number % 4 == 0) + 4.0 * (number % 8 == 0)
+        engine.step += 1
+        return speed.Speed(10 / seconds, (seconds,), 0.5, 7, "cpu", "float32", 1)
+
+    monkeypatch.setattr(speed, "time_steps", time_steps)
+    result = speed.time_kinds_of_steps(prepared)
+    assert asked == [0, 0, 0, 1, 1, 4, 4]
+    assert result.images_per_second == pytest.approx(10 / ((7 + 3 + 6 * 1) / 8))
+    assert result.waiting == pytest.approx(0.5)
+    assert speed._due(engine, 1, critic_steps=4) == ("r1",)  # its discriminator steps are 4 to 7
