@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from img2img.data.sources import Source
 
 _NUM_GROUPS_SHOWN = 10
+_NUM_SIZES_SHOWN = 3
 
 _workers_option = click.option(
     "--workers",
@@ -109,6 +110,8 @@ def check_command(
 def _report_as_dict(report: Report) -> dict[str, Any]:
     from img2img.errors import printable
 
+    balance = report.balance
+    names = {} if balance is None else {key: printable(getattr(balance, key)) for key in ("largest", "smallest")}
     return {
         "kind": report.kind,
         "images": report.num_images,
@@ -118,10 +121,13 @@ def _report_as_dict(report: Report) -> dict[str, Any]:
         "sizes": {f"{width}x{height}": count for (width, height), count in report.sizes.items()},
         "formats": report.formats,
         "modes": report.modes,
+        "depths": {str(bits): count for bits, count in report.depths.items()},
         "notes": report.notes,
         "duplicates": _printable_groups(report.duplicates),
         "near_duplicates": _printable_groups(report.near_duplicates),
         "leaks": _printable_groups(report.leaks),
+        "unmatched": {printable(root): list(map(printable, names)) for root, names in report.unmatched.items()},
+        "balance": None if balance is None else {**dataclasses.asdict(balance), **names},
     }
 
 
@@ -135,16 +141,30 @@ def _report_lines(report: Report) -> list[str]:
     from img2img.errors import printable
 
     lines = [f"{report.num_images:,} images ({report.kind})"]
-    lines += [f"  {count:>8,}  {printable(name)}" for name, count in report.counts.items()]
-    for title, counts in (("formats", report.formats), ("modes", report.modes), ("remarks", report.notes)):
+    share = report.kind == "classes" and report.num_images > 0
+    for name, count in report.counts.items():
+        of_all = f"  {count / report.num_images:>6.1%}" if share else ""
+        lines.append(f"  {count:>8,}{of_all}  {printable(name)}")
+    if report.balance is not None:
+        even = f"as even as {report.balance.effective_classes:.1f} classes of one size"
+        lines.append(f"balance: the largest class has {report.balance.ratio:.1f} times the smallest; {even}")
+    histograms: dict[str, dict[Any, int]] = {
+        "formats": report.formats,
+        "modes": report.modes,
+        "bits of a channel": report.depths,
+        "remarks": report.notes,
+    }
+    for title, counts in histograms.items():
         if counts:
             lines.append(f"{title}: " + ", ".join(f"{name} ({count:,})" for name, count in counts.items()))
     if report.sizes:
         areas = sorted(report.sizes, key=lambda size: size[0] * size[1])
-        common = max(report.sizes, key=lambda size: report.sizes[size])
-        lines.append(
-            f"sizes: {_size(areas[0])} to {_size(areas[-1])}, most often {_size(common)} ({report.sizes[common]:,})"
-        )
+        common = sorted(report.sizes, key=lambda size: -report.sizes[size])[:_NUM_SIZES_SHOWN]
+        often = ", ".join(f"{_size(size)} ({report.sizes[size]:,})" for size in common)
+        more = f" and {len(areas) - len(common):,} more sizes" if len(areas) > len(common) else ""
+        lines.append(f"sizes: {_size(areas[0])} to {_size(areas[-1])}, most often {often}{more}")
+    for root, names in report.unmatched.items():
+        lines.append(f"without a partner in {printable(root)}: {len(names):,} (all with --json)")
     for title, groups in (
         ("the same pixels", report.duplicates),
         ("nearly the same", report.near_duplicates),

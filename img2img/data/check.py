@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +32,7 @@ MAX_THUMBNAIL_DIFFERENCE = 3.0
 # Beyond this many pictures only equal hashes are compared: all pairs would take minutes
 MAX_ALL_PAIRS = 20_000
 UNEVEN_CLASSES = 10
+_HALVES = ("left", "right")
 SMALL_SIDE = 32
 
 
@@ -45,10 +48,14 @@ class Report:
         sizes: (width, height) -> number of pictures.
         formats: such as "JPEG" -> number of pictures.
         modes: such as "RGB" or "16-bit grey with opacity" -> number of pictures.
+        depths: bits that the file keeps of a channel -> number of pictures.
         notes: remark of the decoder -> number of pictures.
         duplicates: groups of files with exactly the same pixels.
         near_duplicates: groups of files that look the same.
         leaks: those groups of both kinds whose files lie in more than one part (train, test, …) of the data.
+        unmatched: of pairs in two folders: folder -> names of the files without a partner.
+
+    Of side-by-side pairs, the groups are of halves, since a pair of which one half is known is known.
     """
 
     kind: str
@@ -58,28 +65,72 @@ class Report:
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)
     formats: dict[str, int] = field(default_factory=dict)
     modes: dict[str, int] = field(default_factory=dict)
+    depths: dict[int, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
     duplicates: list[list[str]] = field(default_factory=list)
     near_duplicates: list[list[str]] = field(default_factory=list)
     leaks: list[list[str]] = field(default_factory=list)
+    unmatched: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def num_images(self) -> int:
         return sum(self.counts.values())
 
+    @property
+    def balance(self) -> Balance | None:
+        """How even the classes are; None without classes, or where one is empty."""
+        return Balance.of(self.counts) if self.kind == "classes" and self.counts and all(self.counts.values()) else None
+
 
 @dataclass(frozen=True)
-class _Seen:
-    """What is remembered of one decoded picture."""
+class Balance:
+    """How evenly pictures are spread over classes.
+
+    Attributes:
+        largest, smallest: the names of the classes with the most and with the fewest pictures.
+        ratio: of their numbers of pictures, at least 1.
+        effective_classes: exp of the entropy of the shares: as many even classes would be as hard to guess.
+    """
+
+    largest: str
+    smallest: str
+    ratio: float
+    effective_classes: float
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int]) -> Balance:
+        """Of number of pictures by class, none of them 0."""
+        largest, smallest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
+        total = sum(counts.values())
+        entropy = -sum(count / total * math.log(count / total) for count in counts.values())
+        return cls(largest, smallest, counts[largest] / counts[smallest], math.exp(entropy))
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is remembered of pixels, in as few bytes as will do: there may be a hundred thousand of them."""
 
     path: Path
+    half: str
+    sha256: bytes
+    gradient_hash: int
+    thumbnail: bytes
+
+    @property
+    def name(self) -> str:
+        return f"{self.path} ({self.half})" if self.half else str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What is remembered of one decoded file."""
+
     size: tuple[int, int]
     format: str
     mode: str
+    bits: int
     notes: tuple[str, ...]
-    pixels_sha256: str
-    gradient_hash: int
-    thumbnail: np.ndarray
+    looks: tuple[_Look, ...]
 
 
 def check(
@@ -119,21 +170,24 @@ def check(
         try:
             picture = open_image(path, max_pixels=max_pixels, allow_truncated=allow_truncated)
             if report.kind == "pairs" and len(pairs) == 1:
-                halves(picture, path)
+                return _remember(path, picture, halves(picture, path))
         except ImageFault as fault:
             return fault
         return _remember(path, picture)
 
-    outcomes = dict(
-        zip(files, map_in_threads(look, files, workers=workers, timeout=timeout, progress=progress), strict=True)
-    )
-    seen = {path: outcome for path, outcome in outcomes.items() if isinstance(outcome, _Seen)}
-    report.faults += [outcome for outcome in outcomes.values() if isinstance(outcome, ImageFault)]
+    seen: dict[Path, _Seen] = {}
+    outcomes = map_in_threads(look, files, workers=workers, timeout=timeout, progress=progress)
+    for path, outcome in zip(files, outcomes, strict=True):
+        if isinstance(outcome, ImageFault):
+            report.faults.append(outcome)
+        else:
+            seen[path] = outcome
     own = [path for group in groups.values() for path in group]
     _tally(report, [seen[path] for path in own if path in seen])
     if report.kind == "pairs" and len(pairs) == 2:
         _compare_pairs(report, groups, pairs, seen)
-    _find_duplicates(report, list(seen.values()), [Path(path) for path in (*given, *against)])
+    looks = [one for outcome in seen.values() for one in outcome.looks]
+    _find_duplicates(report, looks, [Path(path) for path in given], [Path(path) for path in against])
     _judge(report)
     if report.kind == "classes":
         _find_contradictions(report, groups)
@@ -188,27 +242,25 @@ def _collect(
     return {str(Path(root)): _files(root) for root in roots}
 
 
-def _remember(path: Path, picture: Picture) -> _Seen:
+def _remember(path: Path, picture: Picture, parts: Sequence[Picture] = ()) -> _Seen:
+    """What is kept of a file, and how it looks, or how each of its `parts` does."""
+    pixels = picture.pixels
+    mode = "RGB" if pixels.shape[2] == 3 else "grey"
+    mode = "16-bit grey" if pixels.dtype == np.uint16 else mode
+    mode += "" if picture.alpha is None else " with opacity"
+    looks = [_look(path, half, part) for half, part in zip(_HALVES, parts)] or [_look(path, "", picture)]
+    size = picture.width, picture.height
+    return _Seen(size, sys.intern(picture.format), sys.intern(mode), picture.bits, picture.notes, tuple(looks))
+
+
+def _look(path: Path, half: str, picture: Picture) -> _Look:
     pixels = picture.pixels
     digest = hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode())
     digest.update(pixels.tobytes())
     if picture.alpha is not None:
         digest.update(picture.alpha.tobytes())
-    mode = "RGB" if pixels.shape[2] == 3 else "grey"
-    mode = "16-bit grey" if pixels.dtype == np.uint16 else mode
-    mode += "" if picture.alpha is None else " with opacity"
-    colours = to_tensor(picture.as_channels(3))
-    medium = resize(colours, (64, 64))
-    return _Seen(
-        path,
-        (picture.width, picture.height),
-        picture.format,
-        mode,
-        picture.notes,
-        digest.hexdigest(),
-        gradient_hash(medium),
-        resize(medium, (16, 16)).numpy(),
-    )
+    medium = resize(to_tensor(picture.as_channels(3)), (64, 64))
+    return _Look(path, half, digest.digest(), gradient_hash(medium), resize(medium, (16, 16)).numpy().tobytes())
 
 
 def gradient_hash(pixels: Tensor) -> int:
@@ -222,6 +274,7 @@ def _tally(report: Report, seen: Sequence[_Seen]) -> None:
     report.sizes = dict(Counter(one.size for one in seen).most_common())
     report.formats = dict(Counter(one.format for one in seen).most_common())
     report.modes = dict(Counter(one.mode for one in seen).most_common())
+    report.depths = dict(Counter(one.bits for one in seen).most_common())
     report.notes = dict(Counter(note for one in seen for note in one.notes).most_common())
 
 
@@ -233,7 +286,13 @@ def _compare_pairs(
         matched = match_pairs(groups[str(a)], groups[str(b)], a, b, policy="strict", notes=report.warnings)
     except UsageFault as fault:
         report.faults.append(fault)
-        return
+        try:
+            matched = match_pairs(groups[str(a)], groups[str(b)], a, b, policy="intersect", notes=[])
+        except UsageFault:  # no pairs at all, or no telling which
+            return
+    for root, partners in zip((a, b), zip(*matched)):
+        lonely = sorted(set(groups[str(root)]) - set(partners))
+        report.unmatched |= {str(root): [path.relative_to(root).as_posix() for path in lonely]} if lonely else {}
     for first, second in matched:
         if first in seen and second in seen and seen[first].size != seen[second].size:
             sizes = [f"{width}×{height}" for width, height in (seen[second].size, seen[first].size)]
@@ -247,10 +306,19 @@ def _compare_pairs(
 
 
 def _judge(report: Report) -> None:
-    if report.kind == "classes" and report.counts:
-        largest, smallest = max(report.counts.values()), min(report.counts.values())
-        if largest > UNEVEN_CLASSES * smallest > 0:
-            report.warnings.append(f"the largest class has {largest / smallest:.0f} times the pictures of the smallest")
+    balance = report.balance
+    if balance is not None and balance.ratio > UNEVEN_CLASSES:
+        counts = ", ".join(f"{name} {report.counts[name]:,}" for name in (balance.largest, balance.smallest))
+        report.warnings.append(
+            f"the largest class has {balance.ratio:.0f} times the pictures of the smallest ({counts}), and is seen as "
+            f"much more often. Add pictures to {balance.smallest}, or leave it out"
+        )
+    parts = sorted(name for name in report.counts if name.lower() in _PART_NAMES)
+    if report.kind == "classes" and len(parts) > 1:
+        report.warnings.append(
+            f"{' and '.join(parts)} are taken for classes. If they are parts of the data, give --classes the folder "
+            "train in it, and test as --against"
+        )
     if report.kind == "unpaired":
         report.warnings += [f"{name} holds 1 image" for name, count in report.counts.items() if count == 1]
     small = sum(count for size, count in report.sizes.items() if min(size) < SMALL_SIDE)
@@ -263,38 +331,51 @@ def _judge(report: Report) -> None:
 # ---------------------------------------------------------------------------------------------------- duplicates
 
 
-def _find_duplicates(report: Report, seen: Sequence[_Seen], roots: Sequence[Path]) -> None:
-    by_pixels: dict[str, list[_Seen]] = {}
-    for one in seen:
-        by_pixels.setdefault(one.pixels_sha256, []).append(one)
+def _find_duplicates(report: Report, looks: Sequence[_Look], roots: Sequence[Path], against: Sequence[Path]) -> None:
+    by_pixels: dict[bytes, list[_Look]] = {}
+    for one in looks:
+        by_pixels.setdefault(one.sha256, []).append(one)
     equal = [group for group in by_pixels.values() if len(group) > 1]
     distinct = [group[0] for group in by_pixels.values()]
-    near = [[one for first in group for one in by_pixels[first.pixels_sha256]] for group in _near_groups(distinct)]
-    report.duplicates = [[str(one.path) for one in group] for group in equal]
-    report.near_duplicates = [[str(one.path) for one in group] for group in near]
+    near = [[one for first in group for one in by_pixels[first.sha256]] for group in _near_groups(distinct)]
+    report.duplicates = [[one.name for one in group] for group in equal]
+    report.near_duplicates = [[one.name for one in group] for group in near]
     report.leaks = [
-        [str(one.path) for one in group]
+        [one.name for one in group]
         for group in (*equal, *near)
-        if len({_part_of(one.path, roots) for one in group}) > 1
+        if len({_part_of(one.path, roots, against) for one in group}) > 1
     ]
+    if report.kind == "unpaired":
+        shared = [
+            {root for root in roots for one in group if one.path.is_relative_to(root)} for group in (*equal, *near)
+        ]
+        both = sum(len(found) == 2 for found in shared)
+        if both:
+            report.warnings.append(f"{both} pictures are in both folders: they show no difference to learn")
 
 
 _PART_NAMES = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
 
 
-def _part_of(path: Path, roots: Sequence[Path]) -> str:
-    """The root that a file is under and, where that holds train, test and the like, which of them."""
+def _part_of(path: Path, roots: Sequence[Path], against: Sequence[Path]) -> str:
+    """The folder of `against` that a file is under, or train, test and the like inside the data's own `roots`.
+
+    The folders of pairs, or of two domains, are no parts: a and b of one pair belong together.
+    """
+    for root in against:
+        if path.is_relative_to(root):
+            return f"against {root}"
     for root in roots:
         if path.is_relative_to(root):
-            first = path.relative_to(root).parts[0]
-            return str(root / first) if first.lower() in _PART_NAMES else str(root)
+            first = path.relative_to(root).parts[0].lower()
+            return first if first in _PART_NAMES else ""
     return ""
 
 
-def _near_groups(seen: Sequence[_Seen]) -> list[list[_Seen]]:
+def _near_groups(looks: Sequence[_Look]) -> list[list[_Look]]:
     """Groups of pictures that look the same, from distinct ones."""
     # A picture without any gradient, such as a blank page, resembles every other
-    candidates = [one for one in seen if one.gradient_hash != 0]
+    candidates = [one for one in looks if one.gradient_hash != 0]
     leaders = list(range(len(candidates)))
 
     def leader(index: int) -> int:
@@ -304,19 +385,20 @@ def _near_groups(seen: Sequence[_Seen]) -> list[list[_Seen]]:
         return index
 
     for first, second in _close_hashes(candidates):
-        difference = candidates[first].thumbnail.astype(np.int16) - candidates[second].thumbnail
+        ours, theirs = (np.frombuffer(candidates[index].thumbnail, np.uint8) for index in (first, second))
+        difference = ours.astype(np.int16) - theirs
         if np.abs(difference).mean() <= MAX_THUMBNAIL_DIFFERENCE:
             leaders[leader(second)] = leader(first)
-    groups: dict[int, list[_Seen]] = {}
+    groups: dict[int, list[_Look]] = {}
     for index, one in enumerate(candidates):
         groups.setdefault(leader(index), []).append(one)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _close_hashes(seen: Sequence[_Seen]) -> Iterable[tuple[int, int]]:
+def _close_hashes(looks: Sequence[_Look]) -> Iterable[tuple[int, int]]:
     """Pairs of indices whose gradient hashes are close."""
-    hashes = np.array([one.gradient_hash for one in seen], np.uint64)
-    if len(seen) > MAX_ALL_PAIRS:
+    hashes = np.array([one.gradient_hash for one in looks], np.uint64)
+    if len(looks) > MAX_ALL_PAIRS:
         order = np.argsort(hashes, kind="stable")
         for position in np.flatnonzero(np.diff(hashes[order]) == 0):
             yield int(order[position]), int(order[position + 1])

@@ -50,6 +50,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 _TRUNCATED_MEND = "Copy it again, or take what is there with --allow-truncated (in training data.allow_truncated=true)"
 _DAMAGED_MEND = "Copy it again or save it anew with a picture editor"
 _CONVERT_MEND = "Convert it to PNG or JPEG"
+_REDUCED = "16-bit colour reduced to 8"
 
 Background = Literal["edge"] | tuple[int, int, int]
 
@@ -67,6 +68,7 @@ class Picture:
         notes: remarks for the user, such as "first of 12 frames".
         milliseconds: how long it is shown as a frame of an animation; None where there is no such time, as of a page.
         plays: how often its animation is played, 0 for ever.
+        bits: that the file keeps of each channel: 8, or 1, 16 and so on; 8 of a palette.
     """
 
     pixels: np.ndarray
@@ -76,6 +78,7 @@ class Picture:
     notes: tuple[str, ...]
     milliseconds: float | None = None
     plays: int = 0
+    bits: int = 8
 
     @property
     def height(self) -> int:
@@ -327,10 +330,18 @@ def _decode(stream: BinaryIO, subject: object, max_pixels: int, allow_truncated:
 
 def _to_picture(image: Image.Image, name: str, subject: object, notes: list[str]) -> Picture:
     """A loaded image, or the loaded frame of it, as a Picture; `notes` may grow."""
+    bits = 16 if _REDUCED in notes else _bits(image)
     upright, exif = _upright(image, notes)
     pixels, alpha = _to_srgb_arrays(upright, subject, notes)
     milliseconds = image.info.get("duration", 0 if name == "GIF" else None)
-    return Picture(pixels, alpha, name, exif, tuple(notes), milliseconds, _plays(image, name))
+    return Picture(pixels, alpha, name, exif, tuple(notes), milliseconds, _plays(image, name), bits)
+
+
+def _bits(image: Image.Image) -> int:
+    """Bits of a channel by the mode of a loaded image, and for deep grey by what a TIFF says of itself."""
+    if image.mode.startswith("I"):
+        return int(getattr(image, "tag_v2", {}).get(258, (16,))[0])
+    return {"1": 1, "F": 32}.get(image.mode, 8)
 
 
 def _plays(image: Image.Image, name: str) -> int:
@@ -586,7 +597,7 @@ def _format_notes(image: ImageFile.ImageFile, name: str, subject: object) -> lis
     if suffix in SUFFIXES and suffix not in FORMATS[name]:
         notes.append(f"{name} named {suffix}")
     if _has_deep_colour(image):
-        notes.append("16-bit colour reduced to 8")
+        notes.append(_REDUCED)
     return notes
 
 

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import io
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from img2img.data.check import check, gradient_hash
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+from folder_zoo import png
+
+from img2img.data.check import Balance, check, gradient_hash
 from img2img.data.pack import pack
 from img2img.data.resize import to_tensor
 from img2img.data.sources import open_source
@@ -76,7 +84,33 @@ def test_classes(tmp_path: Path, make_folder: MakeFolder) -> None:
     (contradiction,) = report.warnings
     assert contradiction.startswith("cat and dog both hold this picture")
     (tmp_path / "eel").rmdir()
-    assert "the largest class has 12 times" in check(classes=tmp_path).warnings[0]
+    report = check(classes=tmp_path)
+    assert "the largest class has 12 times the pictures of the smallest (cat 23, dog 2)" in report.warnings[0]
+    assert "Add pictures to dog" in report.warnings[0]
+    assert report.balance is not None
+    assert (report.balance.largest, report.balance.smallest, report.balance.ratio) == ("cat", "dog", 11.5)
+    assert report.balance.effective_classes == pytest.approx(25 / (23 ** (23 / 25) * 2 ** (2 / 25)))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 10_000), min_size=1, max_size=30))
+def test_balance_lies_between_one_class_and_all(counts: list[int]) -> None:
+    named = {str(index): count for index, count in enumerate(counts)}
+    found = Balance.of(named)
+    assert found.ratio == max(counts) / min(counts)
+    assert 1 - 1e-9 <= found.effective_classes <= len(counts) + 1e-9
+    even = Balance.of(dict.fromkeys(named, counts[0]))
+    assert (even.ratio, even.effective_classes) == (1, pytest.approx(len(counts)))
+    doubled = Balance.of({name: 2 * count for name, count in named.items()})
+    assert doubled.effective_classes == pytest.approx(found.effective_classes)
+
+
+def test_parts_in_the_place_of_classes(tmp_path: Path, make_folder: MakeFolder) -> None:
+    make_folder(tmp_path / "train" / "cat", 2, height=40, width=40)
+    make_folder(tmp_path / "test" / "cat", 2, seed=5, height=40, width=40)
+    (warning,) = check(classes=tmp_path).warnings
+    assert warning.startswith("test and train are taken for classes")
+    assert "--against" in warning
 
 
 def test_one_class_is_a_fault(tmp_path: Path, make_folder: MakeFolder) -> None:
@@ -91,7 +125,12 @@ def test_pairs(tmp_path: Path, make_folder: MakeFolder, make_image: MakeImage) -
     make_image(b / "001.png", height=40, width=40)
     assert "is 40×40, but" in str(check(pairs=[a, b]).faults[0])
     (b / "002.png").unlink()
-    assert "1 only in" in str(check(pairs=[a, b]).faults[0])
+    report = check(pairs=[a, b])
+    assert "1 only in" in str(report.faults[0])
+    assert "is 40×40, but" in str(report.faults[1])
+    assert report.unmatched == {str(a): ["002.png"]}
+    make_folder(b / "more", 12, seed=40)
+    assert check(pairs=[a, b]).unmatched[str(b)] == [f"more/{number:03d}.png" for number in range(12)]
 
 
 def test_side_by_side(tmp_path: Path, make_image: MakeImage) -> None:
@@ -99,11 +138,64 @@ def test_side_by_side(tmp_path: Path, make_image: MakeImage) -> None:
     assert "width 33 is odd" in str(check(pairs=[tmp_path]).faults[0])
 
 
+def side_by_side(path: Path, left: int, right: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    blocks = [np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8) for seed in (left, right)]
+    Image.fromarray(np.concatenate(blocks, axis=1)).resize((80, 40), Image.Resampling.NEAREST).save(path)
+
+
+def test_leaks_of_pairs(tmp_path: Path, make_image: MakeImage) -> None:
+    """A pair of which one half is in the test set is known; a and b of one pair may well be alike."""
+    side_by_side(tmp_path / "sides" / "train" / "1.png", 1, 2)
+    side_by_side(tmp_path / "sides" / "train" / "2.png", 3, 3)
+    side_by_side(tmp_path / "sides" / "test" / "3.png", 4, 2)
+    report = check(pairs=[tmp_path / "sides"])
+    first, third = tmp_path / "sides" / "train" / "1.png", tmp_path / "sides" / "test" / "3.png"
+    assert report.leaks == [[f"{third} (right)", f"{first} (right)"]]
+    assert len(report.duplicates) == 2
+    for folder, seeds in (("a", (1, 2, 3)), ("b", (1, 5, 6))):
+        for name, seed in zip(("train/1", "train/2", "test/3"), seeds):
+            make_image(tmp_path / folder / f"{name}.png", seed=seed, height=40, width=40)
+    assert check(pairs=[tmp_path / "a", tmp_path / "b"]).leaks == []
+    make_image(tmp_path / "b" / "test" / "3.png", seed=5, height=40, width=40)
+    b = tmp_path / "b"
+    assert check(pairs=[tmp_path / "a", b]).leaks == [[str(b / "test" / "3.png"), str(b / "train" / "2.png")]]
+
+
+def _saved(image: Image.Image, suffix: str) -> tuple[str, bytes]:
+    stream = io.BytesIO()
+    image.save(stream, {"png": "PNG", "tif": "TIFF", "jpg": "JPEG"}[suffix])
+    return suffix, stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("bits", "saved"),
+    [
+        (1, _saved(Image.new("1", (40, 40)), "png")),
+        (8, _saved(Image.new("L", (40, 40)), "png")),
+        (8, _saved(Image.new("P", (40, 40)), "png")),
+        (8, _saved(Image.new("CMYK", (40, 40)), "jpg")),
+        (16, _saved(Image.fromarray(np.zeros((40, 40), np.uint16)), "png")),
+        (16, _saved(Image.fromarray(np.zeros((40, 40), np.uint16)), "tif")),
+        (16, ("png", png(8, 8, 16, 2, bytes(8 * 49)))),
+        (32, _saved(Image.fromarray(np.zeros((40, 40), np.float32)), "tif")),
+    ],
+)
+def test_depths(bits: int, saved: tuple[str, bytes], tmp_path: Path) -> None:
+    suffix, content = saved
+    (tmp_path / f"a.{suffix}").write_bytes(content)
+    assert check(images=tmp_path).depths == {bits: 1}
+
+
 def test_unpaired(tmp_path: Path, make_folder: MakeFolder) -> None:
     a, b = make_folder(tmp_path / "a", 3, height=40, width=40), make_folder(tmp_path / "b", 1, seed=9)
     report = check(a=a, b=b)
     assert report.counts == {str(a): 3, str(b): 1}
     assert report.warnings == [f"{b} holds 1 image", "1 pictures have a side below 32 pixels"]
+    shutil.copy(a / "000.png", b / "again.png")
+    report = check(a=a, b=b)
+    assert "1 pictures are in both folders: they show no difference to learn" in report.warnings
+    assert report.leaks == []
     with pytest.raises(UsageFault, match="given twice"):
         check(a=a, b=a)
     with pytest.raises(UsageFault, match="one kind of data"):
