@@ -60,6 +60,8 @@ def command(
             raise UsageFault("--out", f"{out} does not end in .toml", f"Use {out.with_suffix('.toml')}")
         if out.exists():
             raise UsageFault("--out", f"{out} exists already", "Choose another name, or remove it first")
+        if not out.parent.is_dir():
+            raise UsageFault("--out", f"there is no folder {out.parent}", "Make it first, or choose another place")
 
     from img2img.atomic import write_text
     from img2img.errors import printable

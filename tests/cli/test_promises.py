@@ -55,6 +55,7 @@ _SMALL = (
     "--set generator.width=4 --set discriminator.width=4"
 )
 _NOISE = f"{_SMALL} --set generator.max_width=8 --set generator.latent_dim=8 --set discriminator.max_width=8"
+PLAN = f"plan dcgan-small {_NOISE}"
 BENCH = f"bench speed dcgan-small {_NOISE} --steps 1 --warm-up 0"
 DCGAN = f"train dcgan-small {_NOISE} --set train.kimg=0.004"
 CGAN = f"train cgan-small {_NOISE} --set train.kimg=0.004"
@@ -653,6 +654,7 @@ def settings(text: str) -> str:
 # FOLDER and MODEL stand for what the command reads
 FOLDER_READERS = {
     "train": f"{DCGAN} --dry-run --images FOLDER",
+    "plan": f"{PLAN} --images FOLDER",
     "check": "data check --images FOLDER",
     "pack": f"{PACK} --out pack --images FOLDER",
     "split": "data split --out parts --images FOLDER",
@@ -667,6 +669,7 @@ CLASS_READERS = {
 }
 PAIR_READERS = {
     "train": f"{PIX2PIX} --dry-run --pairs FOLDER",
+    "plan": f"plan pix2pix-small {_SMALL} --pairs FOLDER",
     "check": "data check --pairs FOLDER",
     "pack": f"{PACK_PAIRS} --pairs FOLDER",
 }
@@ -706,6 +709,20 @@ ROWS = [
     Row("A6 file: sample", f"{SAMPLE} @sampler.safetensors --out @file", 2, "@file: is a file", "Choose another"),
     Row(
         "A6 below: sample", f"{SAMPLE} @sampler.safetensors --out @file/a.png", 2, "@file: is a file", "Choose another"
+    ),
+    Row("A6 file: plan", f"{PLAN} --images @flat --out @keys.toml", 2, "@keys.toml exists already", "Choose another"),
+    Row("A6 below a file: plan", f"{PLAN} --images @flat --out @file/a.toml", 2, "no folder @file", "Make it first"),
+    Row("A6 suffix: plan", f"{PLAN} --images @flat --out plan", 2, "plan does not end in .toml", "Use plan.toml"),
+    # plans
+    Row("plan of points", "plan points --images @flat", 2, "learns from toy worlds", "Train it as it is"),
+    Row("plan of other data", f"{PLAN} --classes @classes", 2, "unconditional learns from images", "--images DIR"),
+    Row("plan of a wrong key", f"{PLAN} --images @flat --set train.batsh=2", 2, "train.batsh", "train.batch"),
+    Row(
+        "F7 plan",
+        f"{PLAN} --images @flat --set train.kimg=0.004 --out ä.toml",
+        0,
+        "0.004 kimg on cpu",
+        writes=("ä.toml",),
     ),
     # resuming
     Row("A11 no resume", f"{DCGAN} --images @flat --out @run", 2, "@run: this run exists already", "--resume"),
