@@ -16,14 +16,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny import COMMON
+from tiny import COMMON, FAMILIES, make_data
 
 from img2img.config import DataPaths, as_dict, load_recipe, resolve
 from img2img.data.survey import Survey
+from img2img.distributed import World
 from img2img.errors import Faults, UsageFault
 from img2img.training import plan as planning
 from img2img.training import speed
 from img2img.training.plan import plan
+from img2img.training.precision import choose_precision
+from img2img.training.prepare import prepare
 
 LARGE = (1000, 1000)
 
@@ -211,6 +214,19 @@ def test_the_file_makes_of_the_recipe_what_was_planned(data: DataPaths, tmp_path
     assert 0 < planned.estimate.peak_memory < (planned.memory or math.inf)
     assert planned.data.median_size == (20, 26)
     assert planned.data.counts == {"images": 6}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_kind_of_method_is_tried_in_parts(family: str, tmp_path: Path) -> None:
+    recipe, option, own = FAMILIES[family]
+    given = {name: Path(path) for name, path in make_data(tmp_path)[option].items()}
+    data = DataPaths(**{name: (path,) if name == "pairs" else path for name, path in given.items()})  # type: ignore[arg-type]
+    config = resolve(recipe, None, {**COMMON, **own, "train.batch": 4})
+    prepared = prepare(config, data, choose_precision("float32", torch.device("cpu")), World(), None)
+    with prepared.loader:
+        parts = planning._parts(config, prepared)
+        assert parts[-1] == 4
+        assert all(planning._peak_of_step(prepared, part) for part in parts)
 
 
 def test_a_batch_for_which_there_is_no_room_is_divided(data: DataPaths, monkeypatch: pytest.MonkeyPatch) -> None:
