@@ -208,7 +208,7 @@ def test_a_traceback_is_shown_with_debug_only(failing: Callable[[BaseException],
     ("args", "message"),
     [
         (["trian"], "Did you mean train?"),
-        (["qqqqq"], "The commands are train, translate"),
+        (["qqqqq"], "The commands are train, plan"),
         (["--foo"], "No such option '--foo'"),
         (["recipes", "shwo"], "No such command 'shwo'"),
         (["recipes", "list", "--jsn"], "'--jsn'"),
