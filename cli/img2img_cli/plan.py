@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from img2img_cli.options import FoldersCommand, device_option, folder_options, json_option, print_json
+from img2img_cli.options import PATH, FoldersCommand, device_option, folder_options, json_option, print_json
 
 if TYPE_CHECKING:
     from img2img.training.plan import Plan
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set a key, which is then left as it is; may be repeated."
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE.toml", help="A new file for the proposals.  [stdout]"
+    "--out", type=PATH, metavar="FILE.toml", help="A new file for the proposals.  [stdout]"
 )
 @device_option
 @json_option
