@@ -39,6 +39,7 @@ WAITING_ABOVE = 0.2
 NON_FINITE = "non-finite steps"
 SKIPPED = 3  # steps, in the lines that a diagnosis rests on
 _BLIND_ABOVE = 0.9
+_BEGUN = 500  # images, after which outputs show which input they come from
 _LEARNED = 10_000  # images, after which no generator is as it began
 
 Numbers = Mapping[str, float]
@@ -212,6 +213,8 @@ def checkered(numbers: Numbers, settings: Settings) -> Iterator[Diagnosis]:
 
 def outputs_alike(numbers: Numbers, settings: Settings) -> Iterator[Diagnosis]:
     """Whatever the input, the output is nearly the same: the generator has collapsed."""
+    if numbers["images"] < _BEGUN:
+        return
     for direction, value in _ending(numbers, "_diversity"):
         if value >= ALIKE_BELOW or direction.startswith("samples"):
             continue
