@@ -669,7 +669,7 @@ CLASS_READERS = {
 }
 PAIR_READERS = {
     "train": f"{PIX2PIX} --dry-run --pairs FOLDER",
-    "plan": f"plan pix2pix-small {_SMALL} --pairs FOLDER",
+    "plan": f"plan pix2pix-small {_SMALL} --set generator.depth=3 --set discriminator.layers=1 --pairs FOLDER",
     "check": "data check --pairs FOLDER",
     "pack": f"{PACK_PAIRS} --pairs FOLDER",
 }
