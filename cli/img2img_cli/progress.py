@@ -129,7 +129,7 @@ def describe(progress: Progress) -> str:
     seen = f"{progress.images_seen:,} of {progress.total_images:,} images"
     if progress.activity:
         return f"{seen}  {progress.activity}"
-    left = (progress.total_images - progress.images_seen) / max(progress.images_per_second, 1e-9)
+    left = max(0, progress.total_images - progress.images_seen) / max(progress.images_per_second, 1e-9)
     parts = [
         seen,
         f"{progress.images_per_second:.1f} images/s",

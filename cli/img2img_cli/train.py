@@ -72,7 +72,9 @@ def command(
     from img2img.config import DataPaths, resolve
     from img2img.errors import Fault, Faults, UsageFault, printable
 
-    if resume and recipe is None and config_file is None and out is not None:
+    if resume and recipe is None and config_file is None:
+        if out is None:
+            raise UsageFault("--resume", "which run is to go on is not said", "Give --out RUN, or the recipe's name")
         config_file = out / "config.toml"
         if not config_file.exists():
             raise UsageFault("--resume", f"there is no run in {out}", "Check --out, or name a recipe to begin one")

@@ -575,7 +575,8 @@ class Model:
                 return classes.index(label)
             if label == ANY_CLASS and self._makes_any_class():
                 return len(classes)
-            if not label.isdecimal():
+            # where names are numbers, a number that is none of them is no place in the list either
+            if not label.isdecimal() or any(name.isdecimal() for name in classes):
                 close = difflib.get_close_matches(label, classes, n=1)
                 mend = f"Did you mean {close[0]}?" if close else f"Its classes: {', '.join(classes)}"
                 raise UsageFault(option, f"{self.path} has no class {label}", mend)
