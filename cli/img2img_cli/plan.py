@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set a key, which is then left as it is; may be repeated."
 )
-@click.option(
-    "--out", type=PATH, metavar="FILE.toml", help="A new file for the proposals.  [stdout]"
-)
+@click.option("--out", type=PATH, metavar="FILE.toml", help="A new file for the proposals.  [stdout]")
 @device_option
 @json_option
 def command(
