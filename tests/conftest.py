@@ -17,6 +17,7 @@ from img2img.networks.inception import Inception
 
 WATCH = Path(__file__).parent / "watch"
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+NUM_THREADS = torch.get_num_threads()
 
 
 @pytest.fixture(scope="session")
@@ -133,3 +134,10 @@ def nothing_leaves_this_machine(_outside_calls: Path) -> Iterator[Path]:
     if calls:
         _outside_calls.write_text("")
     assert calls == []
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads_as_at_first() -> None:
+    """What a run with train.threads sets stays for the process, and other threads round otherwise."""
+    if torch.get_num_threads() != NUM_THREADS:
+        torch.set_num_threads(NUM_THREADS)
