@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from img2img_cli.options import PATH, FoldersCommand, device_option, folder_options, json_option, print_json
+from img2img_cli.options import (
+    PATH,
+    FoldersCommand,
+    device_option,
+    folder_options,
+    json_option,
+    print_json,
+    use_suffix,
+)
 
 if TYPE_CHECKING:
     from img2img.training.plan import Plan
@@ -55,7 +63,7 @@ def command(
 
     if out is not None:
         if out.suffix != ".toml":
-            raise UsageFault("--out", f"{out} does not end in .toml", f"Use {out.with_suffix('.toml')}")
+            raise UsageFault("--out", f"{out} does not end in .toml", use_suffix(out, ".toml"))
         if out.exists():
             raise UsageFault("--out", f"{out} exists already", "Choose another name, or remove it first")
         if not out.parent.is_dir():
@@ -121,9 +129,8 @@ def _summary(plan: Plan) -> list[str]:
 
 def _table(plan: Plan) -> list[str]:
     """A line for each proposal."""
-    from img2img.config_keys import toml
+    from img2img.training.plan import toml_or_none
 
-    def shown(value: Any) -> str:
-        return "none" if value is None else toml(value)
-
-    return [f"{one.key}  {shown(one.before)} -> {shown(one.after)}  {one.reason}" for one in plan.proposals]
+    return [
+        f"{one.key}  {toml_or_none(one.before)} -> {toml_or_none(one.after)}  {one.reason}" for one in plan.proposals
+    ]

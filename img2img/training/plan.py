@@ -53,6 +53,11 @@ class Proposal:
     reason: str
 
 
+def toml_or_none(value: Any) -> str:
+    """A value as TOML writes it; none where there is none, which TOML cannot say."""
+    return "none" if value is None else toml(value)
+
+
 @dataclass
 class Plan:
     """What `plan` came to.
@@ -83,8 +88,7 @@ class Plan:
         tables: dict[str, list[str]] = {}
         for one in self.proposals:
             table, _, name = one.key.rpartition(".")
-            before = "none" if one.before is None else toml(one.before)
-            lines = [f"# {printable(one.reason)}", f"{name} = {toml(one.after)}  # was {before}"]
+            lines = [f"# {printable(one.reason)}", f"{name} = {toml(one.after)}  # was {toml_or_none(one.before)}"]
             tables.setdefault(table, []).extend(lines)
         return "".join("\n".join(("", f"[{table}]", *lines, "")) for table, lines in tables.items())
 
