@@ -714,11 +714,12 @@ class _Run:
         """The newest state that verifies and has nothing of what is wrong; the first process chooses it for all."""
         paths, place = state_folders(self.out / "state"), 0
         if self.folder is not None and alarm is not None:
-            for number, path in enumerate(paths, start=1):
+            for number, path in reversed([*enumerate(paths, start=1)]):
                 if step_of(path) <= alarm.sound_step:
                     with contextlib.suppress(Fault):
                         load_state(path)
                         place = number
+                        break
         place = self.world.any(place, self.prepared.precision.device)
         return load_state(paths[place - 1]) if place else None
 

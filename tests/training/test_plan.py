@@ -8,15 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny import COMMON, FAMILIES, make_data
+from tiny import COMMON, FAMILIES, make_data, make_pictures
 
 from img2img.config import DataPaths, as_dict, load_recipe, resolve
 from img2img.data.survey import Survey
@@ -177,10 +175,7 @@ def test_what_parts_a_batch_may_have(recipe: str, sets: dict[str, Any], expected
 def data(tmp_path: Path) -> DataPaths:
     """Six pictures that fill 20 pixels and not 32, below a folder whose name would be a line of TOML."""
     folder = tmp_path / "a\n[train]\nkimg = 1"
-    folder.mkdir()
-    for index in range(6):
-        pixels = np.random.default_rng(index).integers(0, 256, (20, 26, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
+    make_pictures(folder, 6, 0, (26, 20))
     return DataPaths(images=folder)
 
 
