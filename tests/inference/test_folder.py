@@ -213,7 +213,9 @@ def test_files_that_vanish_or_change_on_the_way_are_skipped(pointwise: Build, tm
 
     def meddle(done: int, total: int) -> None:
         (src / names[-1]).unlink(missing_ok=True)
-        (src / names[-2]).write_bytes(b"something else")
+        # in one stroke: the reader may be at it, and would find a file just emptied
+        (tmp_path / "other").write_bytes(b"something else")
+        (tmp_path / "other").replace(src / names[-2])
 
     summary = translate_folder(pointwise(), src, tmp_path / "dst", workers=1, progress=meddle)
     assert (summary.translated, summary.exit_code) == (38, 3)
