@@ -17,6 +17,10 @@ from img2img.networks.inception import Inception
 
 WATCH = Path(__file__).parent / "watch"
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # as many workers as cores: threads of their own would only wait for those of the others, here and in children
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 NUM_THREADS = torch.get_num_threads()
 
 

@@ -81,6 +81,7 @@ def test_photos_that_are_not_there_are_named(tmp_path: Path, folder: str, proble
     assert "Check the path" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_peer_that_fails_is_quoted(tmp_path: Path) -> None:
     peer = make_checkout(tmp_path)
     (peer / "models/__init__.py").write_text("import no_such_package\n")
@@ -89,6 +90,7 @@ def test_a_peer_that_fails_is_quoted(tmp_path: Path) -> None:
     assert "peer does not run: ModuleNotFoundError: No module named 'no_such_package'" in result.stderr
 
 
+@pytest.mark.slow
 def test_two_sides_run_in_turn(tmp_path: Path) -> None:
     result = race(str(make_checkout(tmp_path)), "--resolution", "32", "--rounds", "2", "--steps", "1")
     assert result.returncode == 0, result.stderr

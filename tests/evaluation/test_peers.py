@@ -43,6 +43,7 @@ def weights(inception_state: dict[str, torch.Tensor], tmp_path_factory: pytest.T
     return path
 
 
+@pytest.mark.slow  # their root of a matrix of 2048 rows
 def test_scores_are_those_of_torch_fidelity(folders: tuple[Path, Path], inception_file: Path, weights: Path) -> None:
     peer = pytest.importorskip("torch_fidelity")
     theirs = peer.calculate_metrics(

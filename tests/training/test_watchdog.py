@@ -226,8 +226,15 @@ def test_rollback_from_the_beginning_where_nothing_else_is_left(
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("bad", [IN_A_ROW, NOW_AND_THEN], ids=["in a row", "now and then"])
-@pytest.mark.parametrize("family", ["unconditional", "cyclegan"])
+@pytest.mark.parametrize(
+    ("family", "bad"),
+    [
+        pytest.param("unconditional", NOW_AND_THEN, id="unconditional, now and then"),
+        pytest.param("unconditional", IN_A_ROW, id="unconditional, in a row", marks=pytest.mark.slow),
+        pytest.param("cyclegan", NOW_AND_THEN, id="cyclegan, now and then", marks=pytest.mark.slow),
+        pytest.param("cyclegan", IN_A_ROW, id="cyclegan, in a row", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_around_a_rollback_and_resumed_gives_the_same_bytes(
     family: str, bad: dict[str, Any], server: ForkServer, tmp_path: Path
 ) -> None:
