@@ -198,5 +198,10 @@ def toml(value: Value) -> str:
     return '"' + "".join(_escape(character) for character in escaped) + '"'
 
 
+def toml_or_none(value: Value | None) -> str:
+    """A value as TOML writes it; none where there is none, which TOML cannot say."""
+    return "none" if value is None else toml(value)
+
+
 def _escape(character: str) -> str:
     return character if character >= " " and character != "\x7f" else f"\\u{ord(character):04x}"

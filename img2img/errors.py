@@ -18,6 +18,11 @@ def printable(text: object) -> str:
     )
 
 
+def counted(count: int, noun: str) -> str:
+    """Such as "1 picture" and "2,000 pictures"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 class Fault(Exception):
     """Something a user can mend: `subject` (file, option or key), the `problem`, and how to `mend` it."""
 

@@ -138,9 +138,9 @@ def _printable_groups(groups: list[list[str]]) -> list[list[str]]:
 
 
 def _report_lines(report: Report) -> list[str]:
-    from img2img.errors import printable
+    from img2img.errors import counted, printable
 
-    lines = [f"{report.num_images:,} images ({report.kind})"]
+    lines = [f"{counted(report.num_images, 'image')} ({report.kind})"]
     share = report.kind == "classes" and report.num_images > 0
     for name, count in report.counts.items():
         of_all = f"  {count / report.num_images:>6.1%}" if share else ""
@@ -171,13 +171,13 @@ def _report_lines(report: Report) -> list[str]:
         ("IN MORE THAN ONE PART OF THE DATA", report.leaks),
     ):
         if groups:
-            lines.append(f"{title}: {len(groups):,} groups")
+            lines.append(f"{title}: {counted(len(groups), 'group')}")
             shown = _printable_groups(groups[:_NUM_GROUPS_SHOWN])
             lines += [f"  {', '.join(group[:4])}{' …' if len(group) > 4 else ''}" for group in shown]
             if len(groups) > len(shown):
                 lines.append("  … (all with --json)")
     lines += [f"warning: {printable(warning)}" for warning in report.warnings]
-    lines.append(f"{len(report.faults):,} problem{'s' * (len(report.faults) > 1)}" if report.faults else "no problems")
+    lines.append(counted(len(report.faults), "problem") if report.faults else "no problems")
     return lines
 
 

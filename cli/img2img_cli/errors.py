@@ -71,7 +71,7 @@ def _run(command: click.Command, words: list[str], prog_name: str, *, debug: boo
     except BrokenPipeError:
         raise
     except BaseException as error:
-        lines, code = describe(error)
+        lines, code = describe(error, _command_path(command, prog_name, words))
         if debug and not isinstance(error, click.ClickException):
             import traceback
 
@@ -81,8 +81,21 @@ def _run(command: click.Command, words: list[str], prog_name: str, *, debug: boo
     return code if type(code) is int else 0
 
 
-def describe(error: BaseException) -> tuple[list[str], int]:
-    """One line per fault, without "error: ", and the exit code."""
+def _command_path(command: click.Command | None, prog_name: str, words: Sequence[str]) -> str:
+    """The command that `words` begin with, such as "img2img data check"."""
+    path = prog_name
+    for word in words:
+        if not isinstance(command, click.Group):
+            break
+        command = command.get_command(click.Context(command), word)
+        if command is None:
+            break
+        path = f"{path} {word}"
+    return path
+
+
+def describe(error: BaseException, command_path: str = "img2img") -> tuple[list[str], int]:
+    """One line per fault, without "error: ", and the exit code; `command_path` is for usage errors that name none."""
     if isinstance(error, Faults):
         return [str(fault) for fault in error.faults], error.exit_code
     if isinstance(error, Fault):
@@ -90,7 +103,7 @@ def describe(error: BaseException) -> tuple[list[str], int]:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         return [error.format_message()], error.exit_code
     if isinstance(error, click.UsageError):
-        path = error.ctx.command_path if error.ctx else "img2img"
+        path = error.ctx.command_path if error.ctx else command_path
         message = " ".join(error.format_message().split()).rstrip(".")
         end = "" if message.endswith("?") else "."
         return [printable(f"{path}: {message}{end} See `{path} --help`")], error.exit_code

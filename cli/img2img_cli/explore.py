@@ -359,16 +359,14 @@ def references(
       img2img explore references animals.safetensors --sources cats --references dogs --class dog --count 4
     """
     from img2img.data.encode import format_of
-    from img2img.data.files import list_images, no_images
+    from img2img.data.files import find_images
     from img2img.inference.explore import restyle
     from img2img.inference.model import Model
 
     format_of(out)
 
     def choose(folder: Path) -> list[Path]:
-        found = list_images(folder)
-        if not found:
-            raise no_images(folder)
+        found = find_images(folder)
         number = min(count, len(found))
         return [found[index * len(found) // number] for index in range(number)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 import re
@@ -142,16 +143,26 @@ def _is_recipe(word: str) -> bool:
 def folder_options(command: AnyCommand) -> AnyCommand:
     """--images, --classes, --a, --b and --pairs, the folders of DataPaths; for a FoldersCommand"""
     pairs = "Side-by-side pictures (left a, right b), or two folders paired by file name."
+
+    once = functools.partial(click.option, type=PATH, multiple=True, callback=_only_one)
     options = [
-        click.option("--images", type=PATH, metavar="DIR | NPZ", help="A folder of pictures, or arrays of them."),
-        click.option("--classes", type=PATH, metavar="DIR | NPZ", help="Class folders, or labelled arrays."),
-        click.option("--a", type=PATH, metavar="DIR", help="The first of two unpaired folders."),
-        click.option("--b", type=PATH, metavar="DIR", help="The second of two unpaired folders."),
+        once("--images", metavar="DIR | NPZ", help="A folder of pictures, or arrays of them."),
+        once("--classes", metavar="DIR | NPZ", help="Class folders, or labelled arrays."),
+        once("--a", metavar="DIR", help="The first of two unpaired folders."),
+        once("--b", metavar="DIR", help="The second of two unpaired folders."),
         click.option("--pairs", type=PATH, multiple=True, metavar="DIR | A B", help=pairs),
     ]
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def _only_one(ctx: click.Context, param: click.Parameter, folders: tuple[Path, ...]) -> Path | None:
+    """The one folder of an option; two are refused, of which click would take the last without a word."""
+    if len(folders) > 1:
+        given = " and ".join(map(str, folders))
+        raise click.BadParameter(f"{given} are given, and it takes one folder. Put the pictures into one", ctx, param)
+    return folders[0] if folders else None
 
 
 def world_option(command: AnyCommand) -> AnyCommand:

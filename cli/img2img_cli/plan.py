@@ -129,7 +129,7 @@ def _summary(plan: Plan) -> list[str]:
 
 def _table(plan: Plan) -> list[str]:
     """A line for each proposal."""
-    from img2img.training.plan import toml_or_none
+    from img2img.config_keys import toml_or_none
 
     return [
         f"{one.key}  {toml_or_none(one.before)} -> {toml_or_none(one.after)}  {one.reason}" for one in plan.proposals

@@ -15,13 +15,13 @@ import numpy as np
 from torch import Tensor
 
 from img2img.data.decode import MAX_PIXELS, Picture, open_image
-from img2img.data.files import list_images, no_images
+from img2img.data.files import find_images
 from img2img.data.lanes import halves
 from img2img.data.pack import is_pack, open_pack, verify_pack
 from img2img.data.resize import resize, to_tensor
-from img2img.data.sources import class_folders, match_pairs
+from img2img.data.sources import class_folders, match_pairs, some_names
 from img2img.data.threads import map_in_threads
-from img2img.errors import Fault, ImageFault, UsageFault
+from img2img.errors import Fault, ImageFault, UsageFault, counted
 
 PathLike = str | os.PathLike[str]
 
@@ -33,6 +33,8 @@ MAX_THUMBNAIL_DIFFERENCE = 3.0
 MAX_ALL_PAIRS = 20_000
 UNEVEN_CLASSES = 10
 _HALVES = ("left", "right")
+# Pillow's modes as people call them; opacity is told apart by itself, and the rest by Pillow's names
+_MODES = {"L": "grey", "LA": "grey", "1": "black and white", "P": "palette", "PA": "palette", "RGBA": "RGB"}
 SMALL_SIDE = 32
 
 
@@ -47,7 +49,8 @@ class Report:
         warnings: what training accepts but the user should know.
         sizes: (width, height) -> number of pictures.
         formats: such as "JPEG" -> number of pictures.
-        modes: such as "RGB" or "16-bit grey with opacity" -> number of pictures.
+        modes: how the files keep colours, such as "palette with opacity" or "deep grey" (more than 8 bits) -> number of
+            pictures.
         depths: bits that the file keeps of a channel -> number of pictures.
         notes: remark of the decoder -> number of pictures.
         duplicates: groups of files with exactly the same pixels.
@@ -162,7 +165,7 @@ def check(
         return _check_packs(given)
     report = Report(_kind(images, classes, a, b, pairs))
     groups = _collect(report, images, classes, a, b, pairs)
-    others = {str(root): _files(root) for root in against}
+    others = {str(root): find_images(root, notes=report.warnings) for root in against}
     report.counts |= {} if report.counts else {name: len(files) for name, files in groups.items()}
     files = [path for group in (*groups.values(), *others.values()) for path in group]
 
@@ -182,13 +185,13 @@ def check(
             report.faults.append(outcome)
         else:
             seen[path] = outcome
-    own = [path for group in groups.values() for path in group]
-    _tally(report, [seen[path] for path in own if path in seen])
+    own = {path: seen[path] for group in groups.values() for path in group if path in seen}
+    _tally(report, list(own.values()))
     if report.kind == "pairs" and len(pairs) == 2:
         _compare_pairs(report, groups, pairs, seen)
     looks = [one for outcome in seen.values() for one in outcome.looks]
     _find_duplicates(report, looks, [Path(path) for path in given], [Path(path) for path in against])
-    _judge(report)
+    _judge(report, own)
     if report.kind == "classes":
         _find_contradictions(report, groups)
     return report
@@ -211,13 +214,6 @@ def _kind(
     return kinds[0]
 
 
-def _files(root: PathLike) -> list[Path]:
-    files = list_images(root)
-    if not files:
-        raise no_images(root)
-    return files
-
-
 def _collect(
     report: Report,
     images: PathLike | None,
@@ -232,21 +228,24 @@ def _collect(
             folders = class_folders(classes, report.warnings)
         except UsageFault as fault:
             report.faults.append(fault)
-            return {str(Path(classes)): _files(classes)}
-        groups = {folder.name: list_images(folder) for folder in folders}
-        report.faults += [no_images(Path(classes) / name) for name, files in groups.items() if not files]
+            return {str(Path(classes)): find_images(classes)}
+        groups: dict[str, list[Path]] = {}
+        for folder in folders:
+            try:
+                groups[folder.name] = find_images(folder, notes=report.warnings)
+            except UsageFault as fault:
+                report.faults.append(fault)
+                groups[folder.name] = []
         return groups
     roots = [root for root in (images, a, b, *pairs) if root is not None]
     if len(roots) == 2 and all(os.path.exists(root) for root in roots) and os.path.samefile(*roots):
         raise UsageFault(roots[1], "is given twice", "Give two different folders")
-    return {str(Path(root)): _files(root) for root in roots}
+    return {str(Path(root)): find_images(root, notes=report.warnings) for root in roots}
 
 
 def _remember(path: Path, picture: Picture, parts: Sequence[Picture] = ()) -> _Seen:
     """What is kept of a file, and how it looks, or how each of its `parts` does."""
-    pixels = picture.pixels
-    mode = "RGB" if pixels.shape[2] == 3 else "grey"
-    mode = "16-bit grey" if pixels.dtype == np.uint16 else mode
+    mode = "deep grey" if picture.pixels.dtype == np.uint16 else _MODES.get(picture.mode, picture.mode)
     mode += "" if picture.alpha is None else " with opacity"
     looks = [_look(path, half, part) for half, part in zip(_HALVES, parts)] or [_look(path, "", picture)]
     size = picture.width, picture.height
@@ -305,7 +304,7 @@ def _compare_pairs(
             )
 
 
-def _judge(report: Report) -> None:
+def _judge(report: Report, seen: Mapping[Path, _Seen]) -> None:
     balance = report.balance
     if balance is not None and balance.ratio > UNEVEN_CLASSES:
         counts = ", ".join(f"{name} {report.counts[name]:,}" for name in (balance.largest, balance.smallest))
@@ -321,11 +320,17 @@ def _judge(report: Report) -> None:
         )
     if report.kind == "unpaired":
         report.warnings += [f"{name} holds 1 image" for name, count in report.counts.items() if count == 1]
-    small = sum(count for size, count in report.sizes.items() if min(size) < SMALL_SIDE)
+    small = [path for path, one in seen.items() if min(one.size) < SMALL_SIDE]
     if small:
-        report.warnings.append(f"{small} pictures have a side below {SMALL_SIDE} pixels")
+        report.warnings.append(
+            f"{_are(len(small))} less than {SMALL_SIDE} pixels high or wide ({some_names(map(str, small))})"
+        )
     if report.leaks:
-        report.warnings.append(f"{len(report.leaks)} pictures are in more than one part of the data")
+        report.warnings.append(f"{_are(len(report.leaks))} in more than one part of the data")
+
+
+def _are(count: int) -> str:
+    return f"{counted(count, 'picture')} {'is' if count == 1 else 'are'}"
 
 
 # ---------------------------------------------------------------------------------------------------- duplicates
@@ -340,18 +345,23 @@ def _find_duplicates(report: Report, looks: Sequence[_Look], roots: Sequence[Pat
     near = [[one for first in group for one in by_pixels[first.sha256]] for group in _near_groups(distinct)]
     report.duplicates = [[one.name for one in group] for group in equal]
     report.near_duplicates = [[one.name for one in group] for group in near]
+    # Equal pictures that others resemble are in the group of those already, and the halves of a pair are one file
+    inside = {one.sha256 for group in near for one in group}
+    groups = {
+        frozenset(one.path for one in group): group
+        for group in (*near, *(group for group in equal if group[0].sha256 not in inside))
+    }
     report.leaks = [
         [one.name for one in group]
-        for group in (*equal, *near)
+        for group in groups.values()
         if len({_part_of(one.path, roots, against) for one in group}) > 1
     ]
     if report.kind == "unpaired":
-        shared = [
-            {root for root in roots for one in group if one.path.is_relative_to(root)} for group in (*equal, *near)
-        ]
-        both = sum(len(found) == 2 for found in shared)
+        both = sum(
+            len({root for root in roots for path in paths if path.is_relative_to(root)}) == 2 for paths in groups
+        )
         if both:
-            report.warnings.append(f"{both} pictures are in both folders: they show no difference to learn")
+            report.warnings.append(f"{_are(both)} in both folders, which shows no difference to learn")
 
 
 _PART_NAMES = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))

@@ -69,6 +69,7 @@ class Picture:
         milliseconds: how long it is shown as a frame of an animation; None where there is no such time, as of a page.
         plays: how often its animation is played, 0 for ever.
         bits: that the file keeps of each channel: 8, or 1, 16 and so on; 8 of a palette.
+        mode: Pillow's name of how the file keeps colours, such as "P" for a palette or "CMYK".
     """
 
     pixels: np.ndarray
@@ -79,6 +80,7 @@ class Picture:
     milliseconds: float | None = None
     plays: int = 0
     bits: int = 8
+    mode: str = "RGB"
 
     @property
     def height(self) -> int:
@@ -330,11 +332,11 @@ def _decode(stream: BinaryIO, subject: object, max_pixels: int, allow_truncated:
 
 def _to_picture(image: Image.Image, name: str, subject: object, notes: list[str]) -> Picture:
     """A loaded image, or the loaded frame of it, as a Picture; `notes` may grow."""
-    bits = 16 if _REDUCED in notes else _bits(image)
+    bits, mode = 16 if _REDUCED in notes else _bits(image), image.mode
     upright, exif = _upright(image, notes)
     pixels, alpha = _to_srgb_arrays(upright, subject, notes)
     milliseconds = image.info.get("duration", 0 if name == "GIF" else None)
-    return Picture(pixels, alpha, name, exif, tuple(notes), milliseconds, _plays(image, name), bits)
+    return Picture(pixels, alpha, name, exif, tuple(notes), milliseconds, _plays(image, name), bits, mode)
 
 
 def _bits(image: Image.Image) -> int:

@@ -27,7 +27,7 @@ from torch import Tensor
 from img2img.atomic import temporary_beside, write_fault
 from img2img.data.decode import MAX_PIXELS, Picture, open_image
 from img2img.data.encode import save_image
-from img2img.data.files import list_images, no_images
+from img2img.data.files import find_images
 from img2img.data.pack import require_new_folder
 from img2img.data.threads import map_in_threads
 from img2img.draws import Draws
@@ -115,9 +115,7 @@ def derive(
     require_new_folder(target)
     if root.exists() and not root.is_dir():
         raise UsageFault(root, "is a file, not a folder", "Give the folder that holds the pictures")
-    sources = list_images(root)
-    if not sources:
-        raise no_images(root)
+    sources = find_images(root)
     if root.resolve() in target.resolve().parents:
         raise UsageFault(target, f"lies inside {root}, whose pictures it is made of", "Choose a place outside")
     names = _names(root, sources)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from img2img.data.decode import SUFFIXES
-from img2img.errors import UsageFault
+from img2img.data.decode import SUFFIXES, open_regular, upright_size
+from img2img.errors import ImageFault, UsageFault, counted
 
 # Left by systems and programs; everything that begins with a dot is left out as well
 _JUNK = frozenset(
@@ -21,8 +22,36 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _JUNK
 
 
+def find_images(
+    root: str | os.PathLike[str],
+    *,
+    follow_links: bool = False,
+    exclude: Iterable[str | os.PathLike[str]] = (),
+    notes: list[str] | None = None,
+) -> list[Path]:
+    """list_images, of which there must be some.
+
+    Args:
+        notes: receives a remark on pictures that are passed over for want of a suffix.
+
+    Raises:
+        UsageFault: there are none, or as of list_images.
+    """
+    nameless: list[str] = []
+    files = list_images(root, follow_links=follow_links, exclude=exclude, nameless=nameless)
+    if not files:
+        raise no_images(root, nameless)
+    if notes is not None and (pictures := _pictures(nameless)):
+        notes.append(f"left out for want of a suffix such as .jpg: {_some(pictures)}")
+    return files
+
+
 def list_images(
-    root: str | os.PathLike[str], *, follow_links: bool = False, exclude: Iterable[str | os.PathLike[str]] = ()
+    root: str | os.PathLike[str],
+    *,
+    follow_links: bool = False,
+    exclude: Iterable[str | os.PathLike[str]] = (),
+    nameless: list[str] | None = None,
 ) -> list[Path]:
     """All entries below `root` whose suffix is a picture's, sorted by name; `root` may also be one file.
 
@@ -32,6 +61,7 @@ def list_images(
 
     Args:
         exclude: files or folders (with everything below) that are left out, such as the output of this very run.
+        nameless: receives the paths of files without any suffix, which are passed over.
 
     Raises:
         UsageFault: `root` does not exist or a folder cannot be read.
@@ -48,7 +78,7 @@ def list_images(
     found: list[str] = []
     visited = {(status.st_dev, status.st_ino)}
     if excluded.isdisjoint(visited):
-        _walk(str(root), found, visited, excluded, follow_links)
+        _walk(str(root), found, visited, excluded, follow_links, [] if nameless is None else nameless)
     found.sort(key=os.fsencode)
     return [Path(name) for name in found]
 
@@ -59,6 +89,7 @@ def _walk(
     visited: set[tuple[int, int]],
     excluded: set[tuple[int, int]],
     follow_links: bool,
+    nameless: list[str],
 ) -> None:
     folders = [top]
     while folders:
@@ -66,8 +97,8 @@ def _walk(
         for entry in _entries(folder):
             if is_junk(entry.name):
                 continue
-            named_like_picture = os.path.splitext(entry.name)[1].lower() in SUFFIXES
-            if named_like_picture:
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if suffix in SUFFIXES:
                 if not excluded or _identity(entry.path) not in excluded:
                     found.append(entry.path)
             elif _is_folder(entry, follow_links):
@@ -75,6 +106,8 @@ def _walk(
                 if identity is not None and identity not in visited and identity not in excluded:
                     visited.add(identity)
                     folders.append(entry.path)
+            elif not suffix and entry.is_file(follow_symlinks=False):
+                nameless.append(entry.path)
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
@@ -102,12 +135,28 @@ def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def no_images(root: str | os.PathLike[str]) -> UsageFault:
-    """The fault for a folder without pictures."""
+def _pictures(paths: Iterable[str]) -> list[str]:
+    """Those of the files that are pictures by their headers, sorted."""
+    found = []
+    for path in sorted(paths):
+        with contextlib.suppress(ImageFault), open_regular(path) as stream:
+            upright_size(stream, path)
+            found.append(path)
+    return found
+
+
+def _some(pictures: list[str]) -> str:
+    return f"{counted(len(pictures), 'picture')}, such as {pictures[0]}"
+
+
+def no_images(root: str | os.PathLike[str], nameless: Iterable[str] = ()) -> UsageFault:
+    """The fault for a folder without pictures, which may hold `nameless` files without a suffix."""
     looked_for = ", ".join(sorted(SUFFIXES))
     links = _folder_links(root)
     hint = f"; {links} of its entries are links to folders, which are not followed" if links else ""
-    return UsageFault(root, f"no images in it (looked for {looked_for}{hint})", "Check the path")
+    if pictures := _pictures(nameless):
+        hint += f"; without any suffix there are {_some(pictures)}"
+    return UsageFault(root, f"no images in it (looked for {looked_for}{hint})", "Check the path, or add pictures")
 
 
 def _folder_links(root: str | os.PathLike[str]) -> int:

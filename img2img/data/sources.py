@@ -23,10 +23,10 @@ from img2img.config import Config, DataPaths
 from img2img.data.arrays import ArraysLane, is_arrays, read_arrays
 from img2img.data.augment import load_size
 from img2img.data.decode import MAX_PIXELS
-from img2img.data.files import is_junk, list_images, no_images
+from img2img.data.files import find_images, is_junk, list_images
 from img2img.data.lanes import ArrayLane, FileLane, Lane, Reading, Record, SizesDiffer, StackedLane
 from img2img.data.pack import Pack, is_pack, open_pack
-from img2img.errors import Fault, Faults, ImageFault, UsageFault
+from img2img.errors import Fault, Faults, ImageFault, UsageFault, counted
 
 PathLike = str | os.PathLike[str]
 
@@ -125,12 +125,12 @@ class Source:
         height, width = self.size
         size = f"at {width}×{height}"
         if self.kind == "unpaired":
-            counts = " and ".join(f"{self.count(domain)} of {self.names[domain]}" for domain in self.domains)
+            counts = " and ".join(f"{self.count(domain):,} of {self.names[domain]}" for domain in self.domains)
             return f"{counts} {size}"
         if self.kind == "pairs":
-            return f"{self.count('a')} pairs ({self.names['a']} → {self.names['b']}) {size}"
+            return f"{counted(self.count('a'), 'pair')} ({self.names['a']} → {self.names['b']}) {size}"
         classes = f" of {len(self.classes)} classes" if self.classes else ""
-        return f"{self.count('image')} images{classes} from {self.names['image']} {size}"
+        return f"{counted(self.count('image'), 'image')}{classes} from {self.names['image']} {size}"
 
     def count(self, domain: str) -> int:
         """Number of pictures of a domain."""
@@ -277,7 +277,7 @@ def open_source(
     lanes: dict[str, Lane]
     if kind == "images":
         assert images is not None
-        lane, name = _open_domain(images, reading("image"))
+        lane, name = _open_domain(images, reading("image"), notes)
         lanes, names = {"image": lane}, {"image": name}
     elif kind == "classes":
         assert classes is not None
@@ -288,7 +288,7 @@ def open_source(
         lanes = {"pair": lane}
     else:
         assert a is not None
-        lanes, names = _open_unpaired(a, b, reading("a"), reading("b"))
+        lanes, names = _open_unpaired(a, b, reading("a"), reading("b"), notes)
     subject = " and ".join(str(path) for path in (images or classes, a, b, *pairs) if path)
     bad = _scan(lanes, subject, skip_bad, cache_gb, workers, timeout, progress, notes)
     notes += [f"{names[name]} holds 1 image" for name in ("a", "b") if name in lanes and len(lanes[name]) == 1]
@@ -397,14 +397,7 @@ def _pair_of_names(a: PathLike, b: PathLike) -> dict[str, str]:
     return {"a": first.name, "b": second.name}
 
 
-def _files_of(root: PathLike) -> list[Path]:
-    files = list_images(root)
-    if not files:
-        raise no_images(root)
-    return files
-
-
-def _open_domain(root: PathLike, reading: Reading) -> tuple[Lane, str]:
+def _open_domain(root: PathLike, reading: Reading, notes: list[str]) -> tuple[Lane, str]:
     """The pictures of one folder or of a pack with one lane, and their name."""
     if is_pack(root):
         pack = open_pack(root)
@@ -413,7 +406,7 @@ def _open_domain(root: PathLike, reading: Reading) -> tuple[Lane, str]:
         return _lane_of_pack(pack, "image", reading), pack.names["image"]
     if is_arrays(root):
         return ArraysLane(read_arrays(root), root, reading), _name_of(root)
-    return FileLane([(path,) for path in _files_of(root)], (Path(root),), reading), _name_of(root)
+    return FileLane([(path,) for path in find_images(root, notes=notes)], (Path(root),), reading), _name_of(root)
 
 
 def _lane_of_pack(pack: Pack, name: str, reading: Reading) -> Lane:
@@ -468,15 +461,17 @@ def _open_classes(
     order = _class_order(tuple(folder.name for folder in folders), class_names, root)
     files: list[tuple[Path, ...]] = []
     labels: list[int] = []
-    empty: list[Fault] = []
+    faults: list[Fault] = []
     for folder in folders:
-        of_class = list_images(folder)
-        if not of_class:
-            empty.append(UsageFault(folder, "no images in this class folder", "Add pictures or remove the folder"))
+        try:
+            of_class = find_images(folder, notes=notes)
+        except UsageFault as fault:
+            faults.append(fault)
+            continue
         files += [(path,) for path in of_class]
         labels += [order.index(folder.name)] * len(of_class)
-    if empty:
-        raise Faults(empty)
+    if faults:
+        raise Faults(faults)
     return FileLane(files, (Path(root),), reading, np.array(labels, np.int64)), _name_of(root), order
 
 
@@ -508,7 +503,7 @@ def _stack(lane: Lane, subject: str) -> Lane:
     if isinstance(lane, ArraysLane) and lane.images.shape[3] != 1:
         raise UsageFault(subject, "holds no grey pictures, as data.stacked needs", "Set data.stacked=false")
     if len(lane) < 3:
-        raise UsageFault(subject, f"{len(lane)} pictures make no stack of three", "Add pictures")
+        raise UsageFault(subject, f"{counted(len(lane), 'picture')} make no stack of three", "Add pictures")
     return StackedLane(lane)
 
 
@@ -519,13 +514,9 @@ def class_folders(root: PathLike, notes: list[str] | None = None) -> list[Path]:
         UsageFault: fewer than two, or pictures lie loose beside them.
     """
     # list_images gives the messages for a folder that is missing or cannot be read
-    loose = [path for path in list_images(root) if path.parent == Path(root) or path == Path(root)]
-    if loose:
-        raise UsageFault(
-            root,
-            f"{len(loose)} images lie loose beside the class folders ({_some(path.name for path in loose)})",
-            "Move each into the folder of its class, or train without classes by --images",
-        )
+    images = list_images(root)
+    if images == [Path(root)]:
+        raise UsageFault(root, "is a file, not a folder of class folders", "Give the folder that holds them")
     folders = []
     for entry in sorted(Path(root).iterdir(), key=lambda path: os.fsencode(path.name)):
         if is_junk(entry.name) or not entry.is_dir():
@@ -535,6 +526,15 @@ def class_folders(root: PathLike, notes: list[str] | None = None) -> list[Path]:
                 notes.append(f"{entry} is a link to a folder and not followed")
         else:
             folders.append(entry)
+    loose = [path for path in images if path.parent == Path(root)]
+    if loose:
+        lie = "lies" if len(loose) == 1 else "lie"
+        beside = "beside the class folders" if folders else "and there are no class folders"
+        raise UsageFault(
+            root,
+            f"{counted(len(loose), 'image')} {lie} loose {beside} ({some_names(path.name for path in loose)})",
+            "Move each into the folder of its class, or train without classes by --images",
+        )
     if len(folders) < 2:
         count = "no class folders" if not folders else f"only one class folder ({folders[0].name})"
         raise UsageFault(
@@ -551,7 +551,7 @@ def _class_order(found: tuple[str, ...], class_names: Sequence[str] | None, root
 
 
 def _open_unpaired(
-    a: PathLike, b: PathLike | None, reading_a: Reading, reading_b: Reading
+    a: PathLike, b: PathLike | None, reading_a: Reading, reading_b: Reading, notes: list[str]
 ) -> tuple[dict[str, Lane], dict[str, str]]:
     if is_pack(a) and open_pack(a).kind == "unpaired" and (b is None or _same(a, b)):
         pack = open_pack(a)
@@ -569,8 +569,8 @@ def _open_unpaired(
     first, second = Path(a).resolve(), Path(b).resolve()
     if first in second.parents or second in first.parents:
         raise UsageFault(b, f"one of the two folders lies inside the other ({a})", "Give two separate folders")
-    lane_a, name_a = _open_domain(a, reading_a)
-    lane_b, name_b = _open_domain(b, reading_b)
+    lane_a, name_a = _open_domain(a, reading_a, notes)
+    lane_b, name_b = _open_domain(b, reading_b, notes)
     names = _pair_of_names(a, b) if name_a == name_b else {"a": name_a, "b": name_b}
     return {"a": lane_a, "b": lane_b}, names
 
@@ -590,13 +590,13 @@ def _open_pairs(
     if len(pairs) == 1:
         root = Path(pairs[0])
         name = _name_of(root)
-        lane = FileLane([(path,) for path in _files_of(root)], (root,), reading)
+        lane = FileLane([(path,) for path in find_images(root, notes=notes)], (root,), reading)
         return lane, {"a": f"left of {name}", "b": f"right of {name}"}
     a, b = Path(pairs[0]), Path(pairs[1])
     for root in (a, b):
         if is_pack(root):
             raise UsageFault(root, "a pack of pairs holds both halves", "Give it alone, as --pairs PACK")
-    files_a, files_b = _files_of(a), _files_of(b)
+    files_a, files_b = (find_images(root, notes=notes) for root in (a, b))
     if _same(a, b):
         raise UsageFault(b, "both folders of --pairs are the same", "Give two different folders")
     matched = match_pairs(files_a, files_b, a, b, policy=policy, notes=notes)
@@ -625,12 +625,12 @@ def match_pairs(
     if not partners:
         raise UsageFault(
             b,
-            f"no file has the name of one in {a} ({_some(only_a)}; {_some(only_b)})",
+            f"no file has the name of one in {a} ({some_names(only_a)}; {some_names(only_b)})",
             "Give both files of a pair one name",
         )
     if only_a or only_b:
         lonely = "; ".join(
-            f"{len(names)} only in {root}: {_some(names)}" for root, names in ((a, only_a), (b, only_b)) if names
+            f"{len(names)} only in {root}: {some_names(names)}" for root, names in ((a, only_a), (b, only_b)) if names
         )
         if policy != "intersect":
             raise UsageFault(
@@ -644,15 +644,19 @@ def match_pairs(
 
 
 def _by_stem(files: Sequence[Path], root: Path) -> dict[str, Path]:
-    stems: dict[str, Path] = {}
+    stems: dict[str, list[Path]] = {}
     for path in files:
         stem = unicodedata.normalize("NFC", path.relative_to(root).with_suffix("").as_posix())
-        if stem in stems:
-            raise UsageFault(
-                path, f"has the same name as {stems[stem].name} but for the suffix", "Keep one of the two, or rename it"
-            )
-        stems[stem] = path
-    return stems
+        stems.setdefault(stem, []).append(path)
+    shared = [" and ".join(path.name for path in same) for same in stems.values() if len(same) > 1]
+    if shared:
+        names = "one name" if len(shared) == 1 else f"{len(shared)} names"
+        raise UsageFault(
+            root,
+            f"files share {names} but for the suffix: {some_names(shared)}",
+            "Keep one of each, or rename the others",
+        )
+    return {stem: path for stem, (path,) in stems.items()}
 
 
 def _by_folded(stems: Iterable[str]) -> dict[str, str]:
@@ -663,7 +667,7 @@ def _by_folded(stems: Iterable[str]) -> dict[str, str]:
     return {key: several[0] for key, several in folded.items() if len(several) == 1}
 
 
-def _some(names: Iterable[str]) -> str:
+def some_names(names: Iterable[str]) -> str:
     """Up to ten names, and how many more there are."""
     names = list(names)
     more = f" and {len(names) - NUM_NAMES_SHOWN} more" if len(names) > NUM_NAMES_SHOWN else ""

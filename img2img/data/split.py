@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from img2img.atomic import temporary_beside, write_fault
-from img2img.data.files import list_images, no_images
+from img2img.data.files import find_images
 from img2img.data.pack import require_new_folder
 from img2img.data.sources import match_pairs
 from img2img.errors import Fault, Faults, UsageFault
@@ -89,10 +89,7 @@ def _check(roots: Sequence[Path], target: Path, fractions: tuple[float, float, f
 
 def _groups(roots: Sequence[Path]) -> dict[str, Group]:
     """Name without suffix -> the files that share it: a pair, or one picture (or, rarely, a.jpg and a.png)."""
-    files = [list_images(root) for root in roots]
-    for root, found in zip(roots, files, strict=True):
-        if not found:
-            raise no_images(root)
+    files = [find_images(root) for root in roots]
     groups: dict[str, Group] = {}
     if len(roots) == 2:
         for a, b in match_pairs(files[0], files[1], roots[0], roots[1], policy="strict", notes=[]):

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from img2img.data.arrays import has_labels, is_arrays, read_arrays
 from img2img.data.decode import MAX_PIXELS, Picture, open_image, open_regular, upright_size
-from img2img.data.files import list_images, no_images
+from img2img.data.files import find_images
 from img2img.data.resize import fit_to, to_tensor
 from img2img.data.sources import TIMEOUT, class_folders, match_classes, shortened
 from img2img.data.threads import map_in_threads
@@ -149,9 +149,7 @@ def open_set(
         arrays = read_arrays(path, part, labels=has_labels(path, part) if classes is None else classes)
         labels = None if arrays.labels is None else [str(label) for label in arrays.labels.tolist()]
         return ArraySet(arrays.images.transpose(0, 3, 1, 2), preparation, str(path), labels, limit)
-    files = list_images(path)
-    if not files:
-        raise no_images(path)
+    files = find_images(path)
     labels = _class_names(path, files, classes)
     return FileSet(path, files, preparation, labels, skip_bad, limit, workers, progress)
 

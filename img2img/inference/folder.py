@@ -38,7 +38,7 @@ from img2img.data.decode import (
     reduce_to_8_bits,
 )
 from img2img.data.encode import KEEPS_FRAMES, WRITABLE, encode_frames, format_of
-from img2img.data.files import list_images, no_images
+from img2img.data.files import find_images
 from img2img.data.threads import Pool, Task
 from img2img.distributed import World
 from img2img.errors import Fault, ImageFault, UsageFault
@@ -240,9 +240,11 @@ def translate_folder(
         raise UsageFault(target, "is a picture's name, but the input is a folder", "Give a folder")
     if _same(root, target) and not in_place:
         raise UsageFault(target, "output and input are the same folder", "Give another folder, or --in-place")
-    sources = list_images(root, follow_links=follow_links, exclude=[] if _same(root, target) else [target])
-    if not sources:
-        raise no_images(root)
+    notes: list[str] = []
+    exclude = [] if _same(root, target) else [target]
+    sources = find_images(root, follow_links=follow_links, exclude=exclude, notes=notes)
+    for note in notes:
+        _log.warning("%s", note)
     items = _plan(root, sources, target, options)
     if not in_place:
         _refuse_overlap(items, root, target)

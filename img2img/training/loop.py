@@ -622,6 +622,13 @@ class _Run:
                 self.folder.rewind_log(0)
             return
         facts = self._facts()
+        missing = [key for key in facts if key not in state.manifest]
+        if missing:
+            raise Fault(
+                state.path / "manifest.json",
+                f"does not say {', '.join(missing)}",
+                "Move this state away and resume again",
+            )
         match_classes(state.manifest["classes"], self.prepared.source.classes, "data")
         if state.manifest["data_fingerprint"] != facts["data_fingerprint"]:
             raise UsageFault(

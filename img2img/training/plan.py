@@ -17,7 +17,7 @@ import torch
 
 from img2img import translators
 from img2img.config import Config, DataPaths, as_dict, load_recipe, overlaid, resolve
-from img2img.config_keys import toml
+from img2img.config_keys import toml, toml_or_none
 from img2img.data.survey import Survey, survey
 from img2img.devices import peak_memory
 from img2img.distributed import World
@@ -51,11 +51,6 @@ class Proposal:
     before: Any
     after: Any
     reason: str
-
-
-def toml_or_none(value: Any) -> str:
-    """A value as TOML writes it; none where there is none, which TOML cannot say."""
-    return "none" if value is None else toml(value)
 
 
 @dataclass

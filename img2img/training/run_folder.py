@@ -18,11 +18,13 @@ import numpy as np
 from img2img import config as configuration
 from img2img.atomic import TEMPORARY_PATTERN, append_text, remove_leftovers, write_bytes, write_fault, write_text
 from img2img.config import Config
+from img2img.config_keys import toml_or_none
 from img2img.data.encode import save_image
-from img2img.errors import Faults, UsageFault
+from img2img.errors import Faults, UsageFault, counted
 
 _log = logging.getLogger("img2img.training")
 _LOCK = ".lock"
+_NUM_CHANGES_SHOWN = 8
 
 
 def _is_ours(name: str) -> bool:
@@ -94,12 +96,24 @@ class RunFolder:
         old = configuration.read_toml(self.path / "config.toml")
         changes = configuration.refused_changes(old, config)
         if changes:
-            raise Faults(
-                [
-                    UsageFault(key, f"the run has {before!r}, now {now!r}", "Leave it as it was, or start a new --out")
-                    for key, before, now in changes
-                ]
-            )
+            faults = [
+                UsageFault(
+                    key,
+                    f"the run has {toml_or_none(before)}, now {toml_or_none(now)}",
+                    "Leave it as it was, or start a new --out",
+                )
+                for key, before, now in changes[:_NUM_CHANGES_SHOWN]
+            ]
+            if len(changes) > len(faults):
+                more = len(changes) - len(faults)
+                faults.append(
+                    UsageFault(
+                        self.path,
+                        f"{counted(more, 'more key')} {'differs' if more == 1 else 'differ'}, as with another recipe",
+                        "Leave RECIPE out to go on with what it began with",
+                    )
+                )
+            raise Faults(faults)
         if config.train.kimg > old.train.kimg:
             _log.info(f"the run is made longer: train.kimg {old.train.kimg:g} then, {config.train.kimg:g} now")
 

@@ -214,7 +214,9 @@ def test_a_traceback_is_shown_with_debug_only(failing: Callable[[BaseException],
         (["recipes", "list", "--jsn"], "'--jsn'"),
         (["train", "dcgan", "--device", "gpu"], "'gpu' is no device"),
         (["train", "dcgan", "extra"], "unexpected extra argument (extra)"),
-        (["train", "dcgan", "--out"], "'--out' requires an argument"),
+        (["train", "dcgan", "--out"], "img2img train: Option '--out' requires an argument"),
+        (["data", "check", "--images"], "img2img data check: Option '--images' requires an argument"),
+        (["train", "--images", "x", "--images", "y", "dcgan"], "x and y are given, and it takes one folder"),
     ],
 )
 def test_wrong_usage_is_one_line_and_code_2(args: list[str], message: str) -> None:

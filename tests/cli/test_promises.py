@@ -825,7 +825,7 @@ ROWS = [
     # classes
     *each(CLASS_READERS, "D8 one class", "@one-class", 2, "only one class folder (cat)", "at least two"),
     *each(CLASS_READERS, "D8 empty class", "@empty-class", 2, "@empty-class/dog: no images in", ""),
-    *each(CLASS_READERS, "D8 loose", "@loose", 2, "@loose: 1 images lie loose", "Move each into the folder"),
+    *each(CLASS_READERS, "D8 loose", "@loose", 2, "@loose: 1 image lies loose", "Move each into the folder"),
     *each(CLASS_READERS, "D8 missing", "@missing", 2, "missing", "Check the path"),
     Row(
         "D8 resume with another class",
@@ -876,7 +876,7 @@ ROWS = [
     ),
     *each(PAIR_READERS, "D9 sizes differ", "@flat @large", 2, "is 30×20, but", "data.resize_pairs=true"),
     *each(PAIR_READERS, "D9 odd width", "@odd-width", 2, "00.png: width 25 is odd", "Give both halves the same width"),
-    *each(PAIR_READERS, "D9 equal stems", "@twins @twin", 2, "has the same name as a.jpg but for the suffix", "rename"),
+    *each(PAIR_READERS, "D9 equal stems", "@twins @twin", 2, "one name but for the suffix: a.jpg and a.png", "rename"),
     *each(PAIR_READERS, "D9 one empty", "@flat @empty", 2, "@empty: no images in it", "Check the path"),
     Row("D9 split", "data split --pairs @flat @ten --out parts", 2, "2 only in", "Remove or add"),
     Row(
@@ -985,7 +985,7 @@ ROWS = [
         "B8 no classes",
         f"{EVALUATE} @flat @ten --measure fd_per_class",
         2,
-        "lie loose beside",
+        "lie loose and there are no class folders",
         "Give a folder of class",
     ),
     Row("B8 neither", f"{EVALUATE} @flat", 2, "FAKE: is not given, nor is --model", "Give a folder"),

@@ -43,7 +43,8 @@ def test_bad_files(tmp_path: Path, make_folder: MakeFolder) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"<html>")
     report = check(images=tmp_path)
     assert [Path(fault.subject).name for fault in report.faults] == ["bad.jpg"]
-    assert report.warnings == ["3 pictures have a side below 32 pixels"]
+    names = ", ".join(str(tmp_path / f"{number:03d}.png") for number in range(3))
+    assert report.warnings == [f"3 pictures are less than 32 pixels high or wide ({names})"]
 
 
 def test_duplicates_by_pixels(tmp_path: Path, make_image: MakeImage) -> None:
@@ -153,6 +154,9 @@ def test_leaks_of_pairs(tmp_path: Path, make_image: MakeImage) -> None:
     first, third = tmp_path / "sides" / "train" / "1.png", tmp_path / "sides" / "test" / "3.png"
     assert report.leaks == [[f"{third} (right)", f"{first} (right)"]]
     assert len(report.duplicates) == 2
+    assert "1 picture is in more than one part of the data" in report.warnings
+    side_by_side(tmp_path / "sides" / "test" / "3.png", 1, 2)
+    assert len(check(pairs=[tmp_path / "sides"]).leaks) == 1  # of both halves
     for folder, seeds in (("a", (1, 2, 3)), ("b", (1, 5, 6))):
         for name, seed in zip(("train/1", "train/2", "test/3"), seeds):
             make_image(tmp_path / folder / f"{name}.png", seed=seed, height=40, width=40)
@@ -166,6 +170,35 @@ def _saved(image: Image.Image, suffix: str) -> tuple[str, bytes]:
     stream = io.BytesIO()
     image.save(stream, {"png": "PNG", "tif": "TIFF", "jpg": "JPEG"}[suffix])
     return suffix, stream.getvalue()
+
+
+def test_equal_pictures_that_others_resemble_are_one_leak(tmp_path: Path, make_image: MakeImage) -> None:
+    for name in ("train/a.png", "test/b.png"):
+        make_image(tmp_path / name, seed=2, height=96, width=128)
+    make_image(tmp_path / "test" / "again.jpg", seed=2, height=96, width=128, quality=60)
+    report = check(images=tmp_path)
+    assert [len(group) for group in report.leaks] == [3]
+    assert "1 picture is in more than one part of the data" in report.warnings
+
+
+def test_pictures_without_a_suffix_are_told_of(tmp_path: Path, make_folder: MakeFolder) -> None:
+    root = make_folder(tmp_path / "x", 2, height=40, width=40)
+    shutil.copy(root / "000.png", root / "IMG_1")
+    (root / "README").write_text("of no interest")
+    told = f"left out for want of a suffix such as .jpg: 1 picture, such as {root / 'IMG_1'}"
+    assert check(images=root).warnings == [told]
+    assert open_source(images=root, resolution=(8, 8)).notes == [told]
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [("RGBA", "RGB with opacity"), ("L", "grey"), ("1", "black and white"), ("P", "palette"), ("I;16", "deep grey")],
+)
+def test_modes_are_those_of_the_files(mode: str, told: str, tmp_path: Path) -> None:
+    Image.new(mode, (40, 40)).save(tmp_path / "a.png")
+    assert check(images=tmp_path).modes == {told: 1}
+    Image.new("CMYK", (40, 40)).save(tmp_path / "b.jpg")
+    assert check(images=tmp_path).modes == {told: 1, "CMYK": 1}
 
 
 @pytest.mark.parametrize(
@@ -191,10 +224,11 @@ def test_unpaired(tmp_path: Path, make_folder: MakeFolder) -> None:
     a, b = make_folder(tmp_path / "a", 3, height=40, width=40), make_folder(tmp_path / "b", 1, seed=9)
     report = check(a=a, b=b)
     assert report.counts == {str(a): 3, str(b): 1}
-    assert report.warnings == [f"{b} holds 1 image", "1 pictures have a side below 32 pixels"]
+    small = f"1 picture is less than 32 pixels high or wide ({b / '000.png'})"
+    assert report.warnings == [f"{b} holds 1 image", small]
     shutil.copy(a / "000.png", b / "again.png")
     report = check(a=a, b=b)
-    assert "1 pictures are in both folders: they show no difference to learn" in report.warnings
+    assert "1 picture is in both folders, which shows no difference to learn" in report.warnings
     assert report.leaks == []
     with pytest.raises(UsageFault, match="given twice"):
         check(a=a, b=a)

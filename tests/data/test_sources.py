@@ -192,7 +192,7 @@ class TestClasses:
             open_source(classes=tmp_path, resolution=SIZE)
         assert [Path(fault.subject).name for fault in caught.value.faults] == ["dog", "eel"]
         make_image(tmp_path / "loose.png")
-        with pytest.raises(UsageFault, match=r"1 images lie loose beside the class folders \(loose\.png\)"):
+        with pytest.raises(UsageFault, match=r"1 image lies loose beside the class folders \(loose\.png\)"):
             open_source(classes=tmp_path, resolution=SIZE)
         (tmp_path / "none").mkdir()
         with pytest.raises(UsageFault, match="no class folders"):
@@ -307,8 +307,11 @@ class TestPairs:
 
     def test_equal_stems_in_one_folder(self, tmp_path: Path) -> None:
         files = [tmp_path / "a" / name for name in ("x.jpg", "x.png")]
-        with pytest.raises(UsageFault, match=r"x\.png: has the same name as x\.jpg but for the suffix"):
+        with pytest.raises(UsageFault, match=r"a: files share one name but for the suffix: x\.jpg and x\.png"):
             match_pairs(files, files[:1], tmp_path / "a", tmp_path / "a", policy="strict", notes=[])
+        files += [tmp_path / "a" / name for name in ("y.bmp", "y.png", "z.png")]
+        with pytest.raises(UsageFault, match=r"2 names .*: x\.jpg and x\.png, y\.bmp and y\.png"):
+            match_pairs(files[:1], files, tmp_path / "a", tmp_path / "a", policy="strict", notes=[])
 
     def test_composed_and_decomposed_names_match(self, tmp_path: Path) -> None:
         """PROMISES D3."""

@@ -128,7 +128,7 @@ def test_class_folders_give_labels(tmp_path: Path) -> None:
     assert images.labels is not None
     assert [name.partition("/")[0] for name in images.names] == list(images.labels)
     assert open_set(tmp_path, classes=False).labels is None
-    with pytest.raises(UsageFault, match="loose beside the class folders"):
+    with pytest.raises(UsageFault, match="lie loose and there are no class folders"):
         open_set(tmp_path / "cat", classes=True)
 
 

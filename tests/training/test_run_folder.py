@@ -12,7 +12,7 @@ from typing import IO
 import pytest
 
 from img2img.config import load_recipe
-from img2img.errors import Fault, UsageFault
+from img2img.errors import Fault, Faults, UsageFault
 from img2img.training import run_folder
 from img2img.training.run_folder import RunFolder
 
@@ -37,6 +37,18 @@ def test_a_run_that_began_keeps_its_folder(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "runs" / "new", CONFIG, resume=False) as folder:
         folder.write_config(CONFIG)
     assert sorted(path.name for path in (tmp_path / "runs" / "new").iterdir()) == [".lock", "config.toml"]
+
+
+def test_another_recipe_is_refused_in_few_lines_and_as_toml_writes_values(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run", CONFIG, resume=False) as folder:
+        folder.write_config(CONFIG)
+    with pytest.raises(Faults) as caught:
+        RunFolder(tmp_path / "run", load_recipe("pix2pix-small"), resume=True)
+    *keys, rest = map(str, caught.value.faults)
+    assert keys[0].startswith('translator: the run has "unconditional", now "pix2pix"')
+    assert not any(word in line for line in keys for word in ("None", "True", "False"))
+    assert len(keys) == 8
+    assert "Leave RECIPE out to go on with what it began with" in rest
 
 
 def test_the_last_line_of_the_log_is_amended(tmp_path: Path) -> None:
