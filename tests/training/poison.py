@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -34,12 +35,25 @@ def poison(player: str, steps: Collection[int], until_rate: float = 1.0) -> Call
 
 
 def main(request: dict[str, Any]) -> None:
-    """A training in this process, one of several that torchrun starts."""
+    """A training in this process, one of several that torchrun starts; leaves a digest of its weights and averages."""
+    import hashlib
     import logging
+    import os
+
+    import safetensors.torch
 
     import img2img
     from img2img.errors import Fault
+    from img2img.training.engine import Engine
 
+    engines: list[Engine] = []
+    train_step = Engine.train_step
+
+    def watched_step(engine: Engine, *arguments: Any) -> Any:
+        engines[:] = [engine]
+        return train_step(engine, *arguments)
+
+    Engine.train_step = watched_step  # type: ignore[method-assign]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     poison(**request["poison"])
     try:
@@ -47,6 +61,12 @@ def main(request: dict[str, Any]) -> None:
     except Fault as fault:
         print(f"error: {fault}", file=sys.stderr)
         sys.exit(fault.exit_code)
+    (engine,) = engines
+    state = {f"now.{key}": value.contiguous() for key, value in engine.translator.state_dict().items()}
+    for name, average in engine.ema.state_dict().items():
+        state |= {f"ema.{name}.{key}": value.contiguous() for key, value in average.items()}
+    place = Path(request["arguments"]["out"]).with_name(f"rank-{os.environ['RANK']}.sha256")
+    place.write_text(hashlib.sha256(safetensors.torch.save(state)).hexdigest())
 
 
 if __name__ == "__main__":

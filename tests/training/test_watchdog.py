@@ -273,6 +273,8 @@ def test_two_processes_go_back_together(data: dict[str, dict[str, Any]], tmp_pat
     assert ran.returncode == 0, ran.stderr
     assert sum("rollback" in record for record in lines(out)) == 1
     assert lines(out)[-1]["images"] == 48
+    first, second = ((tmp_path / f"rank-{rank}.sha256").read_text() for rank in (0, 1))
+    assert first == second
 
 
 # --- what is watched -------------------------------------------------------------------------------------------------
