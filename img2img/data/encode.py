@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, ImageCms, ImageColor, PngImagePlugin, TiffImagePlugin
 
 from img2img.atomic import write_bytes
-from img2img.data.decode import FORMATS, Picture, composite, reduce_to_8_bits
-from img2img.errors import UsageFault
+from img2img.data.decode import FORMATS, Picture, composite, open_regular, reduce_to_8_bits
+from img2img.errors import ImageFault, UsageFault
 
 # What is written, and which of these keep opacity. GIF keeps one bit of it and 256 colours.
 WRITABLE = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "PPM")
@@ -22,6 +22,9 @@ KEEPS_ALPHA = frozenset(("PNG", "WEBP", "TIFF", "GIF", "AVIF"))
 KEEPS_16_BITS = frozenset(("PNG", "TIFF", "PPM"))
 # Which hold several frames or pages. In one animation all frames are of one size and of 8 bits, pages are as they are.
 KEEPS_FRAMES = frozenset(("PNG", "WEBP", "TIFF", "GIF", "AVIF"))
+# What a PNG of save_sample says of where it is from, and how much of the file comes before that at most
+_SOFTWARE = ("Software", "img2img")
+_BEFORE_SOFTWARE = 256
 _PAGE_MILLISECONDS = 1000  # that a page is shown when it becomes a frame
 
 
@@ -66,6 +69,24 @@ def save_image(
         background=background,
     )
     write_bytes(path, encoded, sync=False)
+
+
+def save_sample(path: str | os.PathLike[str], pixels: np.ndarray) -> None:
+    """save_image as a PNG that is_sample knows again."""
+    encoded = io.BytesIO()
+    options = _options("", "PNG", None, 0, 3)
+    options["pnginfo"].add_text(*_SOFTWARE)
+    _to_pillow(pixels[..., :3], pixels[..., 3] if pixels.shape[2] == 4 else None, "PNG").save(encoded, "PNG", **options)
+    write_bytes(path, encoded.getbuffer(), sync=False)
+
+
+def is_sample(path: str | os.PathLike[str]) -> bool:
+    """Whether save_sample wrote this file."""
+    try:
+        with open_regular(path) as file:
+            return "\0".join(_SOFTWARE).encode() in file.read(_BEFORE_SOFTWARE)
+    except ImageFault:
+        return False
 
 
 def encode_image(

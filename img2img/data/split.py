@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from img2img.atomic import temporary_beside, write_fault
+from img2img.data.decode import open_regular
 from img2img.data.files import find_images
 from img2img.data.pack import require_new_folder
 from img2img.data.sources import match_pairs
@@ -49,7 +50,7 @@ def split(
 
     Raises:
         UsageFault: wrong fractions, folders or files.
-        Fault: the target cannot be written; nothing is left behind.
+        Fault: a file cannot be read or the target not be written; nothing is left behind.
     """
     folders, target = [Path(root) for root in roots], Path(target)
     _check(folders, target, fractions, every)
@@ -159,7 +160,8 @@ def _carry_out(
                 if link:
                     os.link(path.resolve(), destination)
                 else:
-                    shutil.copyfile(path, destination)
+                    with open_regular(path) as original, open(destination, "xb") as copy:
+                        shutil.copyfileobj(original, copy)
                 if progress is not None:
                     progress(done, len(plan))
             temporary.rename(target)

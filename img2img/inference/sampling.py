@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from img2img.data.decode import FORMATS, open_image
-from img2img.data.encode import WRITABLE, format_of, save_image
+from img2img.data.encode import WRITABLE, format_of, is_sample, save_image, save_sample
 from img2img.data.threads import Pool, Task, worker_count
 from img2img.errors import UsageFault
 from img2img.inference.folder import require_folder
@@ -57,8 +57,8 @@ def write_samples(
         progress: called with (pictures there, pictures in all), for single files.
 
     Raises:
-        UsageFault: the model makes no samples, does not know a class, or `out` cannot be used; or what is to be skipped
-            is not of this model, seed and options.
+        UsageFault: the model makes no samples, does not know a class, or `out` cannot be used, such as a folder in
+            which other pictures have these names; or what is to be skipped is not of this model, seed and options.
         Fault: the disk refused.
     """
     target = Path(out)
@@ -83,6 +83,7 @@ def write_samples(
     for number in range(count):
         folder = target if folders is None else target / folders[space.classes[number % len(space.classes)]]
         paths.append(folder / f"{number:06d}.png")
+    _refuse_strangers([*paths, target / "grid.png"] if grid else paths)
     for folder in dict.fromkeys(path.parent for path in paths):
         require_folder(folder)
     missing = [not (skip_existing and _is_whole(path)) for path in paths]
@@ -91,7 +92,7 @@ def write_samples(
     shown = _write_missing(paths, missing, made, progress, keep=grid)
     if grid:
         paths.append(target / "grid.png")
-        save_image(paths[-1], _arrange(shown))
+        save_sample(paths[-1], _arrange(shown))
     return paths
 
 
@@ -141,7 +142,7 @@ def _write_missing(
 
 
 def _save(path: Path, pixels: np.ndarray, task: Task[None]) -> None:
-    save_image(path, pixels)
+    save_sample(path, pixels)
 
 
 def _is_whole(path: Path) -> bool:
@@ -153,6 +154,23 @@ def _is_whole(path: Path) -> bool:
             return begins and file.read(4) == b"IEND"
     except OSError:
         return False
+
+
+def _refuse_strangers(paths: Sequence[Path]) -> None:
+    """Samples may replace earlier ones, and nothing else that somebody keeps by such a name."""
+    strangers = [path for path in paths if os.path.lexists(path) and not (is_sample(path) or _is_empty(path))]
+    if strangers:
+        others = f", as are {len(strangers) - 1} more," if len(strangers) > 1 else ""
+        raise UsageFault(
+            strangers[0],
+            f"is there already{others} and is no sample of an earlier run",
+            "Give another --out, or move it away first",
+        )
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a file has no bytes, as a power failure can leave it."""
+    return path.is_file() and path.stat().st_size == 0
 
 
 def _check_existing(paths: Sequence[Path], missing: Sequence[bool], made: Callable[..., Iterator[Sample]]) -> None:

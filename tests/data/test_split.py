@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from img2img.data.split import split
-from img2img.errors import Faults, UsageFault
+from img2img.errors import Faults, ImageFault, UsageFault
 
 MakeFolder = Callable[..., Path]
 
@@ -41,6 +41,16 @@ def test_shares_trees_and_contents(many: Path, tmp_path: Path) -> None:
     assert set(counts["train"]) == {"cat", "dog"}
     for name, part in where.items():
         assert (tmp_path / "out" / part / name).read_text() == (many / name).read_text()
+
+
+def test_a_picture_that_goes_away_meanwhile_is_named(many: Path, tmp_path: Path) -> None:
+    def lose(done: int, total: int) -> None:
+        for path in many.rglob("*.jpg"):
+            path.unlink()
+
+    with pytest.raises(ImageFault, match=r"jpg: is not there any more"):
+        split([many], tmp_path / "out", progress=lose)
+    assert [path.name for path in tmp_path.iterdir()] == ["src"]
 
 
 def test_more_pictures_move_no_other(many: Path, tmp_path: Path) -> None:

@@ -88,6 +88,23 @@ def test_a_run_that_was_stopped_goes_on_and_ends_in_the_same_files(
     assert write_samples(model, tmp_path / "out", 40, skip_existing=True, progress=stop) == paths
 
 
+def test_samples_replace_earlier_ones_and_nothing_else(model_files: dict[str, Path], tmp_path: Path) -> None:
+    model = Model.load(model_files["dcgan"], "cpu")
+    write_samples(model, tmp_path, 3, grid=True)
+    (tmp_path / "000002.png").write_bytes(b"")
+    before = (tmp_path / "000001.png").read_bytes()
+    write_samples(model, tmp_path, 3, seed=5, grid=True)
+    assert (tmp_path / "000001.png").read_bytes() != before
+    for name in ("000001.png", "grid.png"):
+        mine = Image.new("RGB", (16, 16))
+        mine.save(tmp_path / name)
+        kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        with pytest.raises(UsageFault, match=rf"{name}: is there already and is no sample of an earlier run\. Give"):
+            write_samples(model, tmp_path, 3, grid=True)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
+        (tmp_path / name).unlink()
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"truncation": 0.1}, {"label": "cat"}])
 def test_other_pictures_are_not_gone_on_with(
     change: dict[str, object], model_files: dict[str, Path], tmp_path: Path
