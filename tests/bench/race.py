@@ -1,9 +1,9 @@
 """Time ours beside a peer's checkout, in turn on the same machine: a training step, or the translation of a folder.
 
-    python tests/bench/race.py PEER [--method cyclegan|pix2pix] [--resolution 256] [--precision float32|auto] ...
+    python tests/bench/race.py PEER [--method cyclegan|pix2pix|cut] [--resolution 256] [--precision float32|auto] ...
     python tests/bench/race.py PEER --translate PHOTOS [--count 40] ...
 
-PEER is a checkout of junyanz/pytorch-CycleGAN-and-pix2pix, of a fork of it, or (CycleGAN) of
+PEER is a checkout of junyanz/pytorch-CycleGAN-and-pix2pix, of a fork of it, or (CycleGAN and CUT) of
 taesungp/contrastive-unpaired-translation. Nothing of it is copied: its own options build its own model, its own
 `optimize_parameters` is timed. Both sides run in a process of their own with the same number of threads, one at a time,
 and which begins changes from round to round; what counts is the median over the rounds of the ratio within a round.
@@ -44,6 +44,14 @@ Work = Callable[[], None]
 METHODS = {
     "cyclegan": ("cycle_gan_model.py", "cycle_gan", "--lambda_identity 0.5 --netG resnet_9blocks"),
     "pix2pix": ("pix2pix_model.py", "pix2pix", "--netG unet_{resolution} --norm instance"),
+    "cut": ("cut_model.py", "cut", "--CUT_mode CUT"),
+}
+_CUT_REPOSITORY = "contrastive-unpaired-translation"
+# which of these know the method
+_PEERS = {
+    "cyclegan": f"pytorch-CycleGAN-and-pix2pix or {_CUT_REPOSITORY}",
+    "pix2pix": "pytorch-CycleGAN-and-pix2pix",
+    "cut": _CUT_REPOSITORY,
 }
 
 
@@ -70,18 +78,15 @@ def check_peer(peer: Path, method: str) -> None:
     needed = ("options/train_options.py", "models/__init__.py", f"models/{METHODS[method][0]}", "util/util.py")
     for name in needed:
         if not (peer / name).is_file():
-            which = "pytorch-CycleGAN-and-pix2pix"
-            if method == "cyclegan":
-                which += " or contrastive-unpaired-translation"
             raise UsageFault(
                 peer,
-                f"{name} is not there, so this is no checkout of {which} that knows {method}",
+                f"{name} is not there, so this is no checkout of {_PEERS[method]} that knows {method}",
                 "Give the root of such a checkout",
             )
 
 
 def plain_networks(peer: Path) -> list[str]:
-    """Flags for networks as in the papers: the CUT repository's filter their halvings and doublings unless told not to."""
+    """Flags for networks as in CycleGAN's paper: the CUT repository's filter halvings and doublings unless told not to."""
     known = _known_options(peer)
     return [flag for flag in ("--no_antialias", "--no_antialias_up") if f"'{flag}'" in known]
 
@@ -95,7 +100,8 @@ def _peer_options(race: Race, arguments: list[str]) -> Any:
     import torch
     from options.train_options import TrainOptions  # type: ignore[import-not-found]
 
-    arguments = arguments + plain_networks(race.peer)
+    if race.method != "cut":  # whose own networks are those of our recipe
+        arguments = arguments + plain_networks(race.peer)
     with tempfile.TemporaryDirectory() as scratch:  # it writes its options down
         sys.argv = ["train.py", "--dataroot", str(race.photos or scratch), "--checkpoints_dir", scratch, *arguments]
         if "--gpu_ids" in _known_options(race.peer):
@@ -119,9 +125,12 @@ def peer_step(race: Race) -> Work:
     model = create_model(_peer_options(race, arguments.format(resolution=side).split()))
     torch.manual_seed(0)
     a, b = (torch.rand(race.batch, 3, race.resolution, race.resolution) * 2 - 1 for _ in range(2))
+    batch = {"A": a, "B": b, "A_paths": [], "B_paths": []}
+    if race.method == "cut":  # its heads are made in the first pass
+        model.data_dependent_initialize(batch)
 
     def step() -> None:
-        model.set_input({"A": a, "B": b, "A_paths": [], "B_paths": []})
+        model.set_input(batch)
         model.optimize_parameters()
 
     return step
