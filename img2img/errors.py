@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+_NUM_NAMES_SHOWN = 10
+
 
 def printable(text: object) -> str:
     """`text` with control characters and undecodable bytes escaped, so that a file name cannot drive a terminal."""
@@ -21,6 +23,13 @@ def printable(text: object) -> str:
 def counted(count: int, noun: str) -> str:
     """Such as "1 picture" and "2,000 pictures"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def some_names(names: Iterable[str]) -> str:
+    """The first ten of the names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - _NUM_NAMES_SHOWN} more" if len(names) > _NUM_NAMES_SHOWN else ""
+    return ", ".join(names[:_NUM_NAMES_SHOWN]) + more
 
 
 class Fault(Exception):

@@ -66,6 +66,7 @@ _LARGEST_INPUT = 1 << 30  # bytes from standard input
 )
 @click.option("--strict", is_flag=True, help="Stop at the first picture that cannot be used.")
 @click.option("--in-place", is_flag=True, help="Allow DST to be SRC: the pictures are replaced.")
+@click.option("--overwrite", is_flag=True, help="Allow DST to be a picture that is there already, which is replaced.")
 @click.option("--follow-links", is_flag=True, help="Enter links to folders.")
 @click.option("--allow-truncated", is_flag=True, help="Take what is there of a file that is cut short.")
 @click.option("--max-pixels", type=click.IntRange(1), metavar="N", help="Skip larger pictures.  [default: 178956970]")
@@ -96,6 +97,7 @@ def command(
     shard: str | None,
     strict: bool,
     in_place: bool,
+    overwrite: bool,
     follow_links: bool,
     allow_truncated: bool,
     max_pixels: int | None,
@@ -160,12 +162,16 @@ def command(
     if single and (shard is not None or shares):
         subject = "torchrun" if shares else "--shard"
         raise UsageFault(subject, "is for folders, and DST is a file", "Leave it out")
+    if overwrite and not single:
+        raise UsageFault(
+            "--overwrite", "is for one picture; of a folder, a run replaces what it wrote itself", "Leave it out"
+        )
     source, target = _streams(src, dst, as_json=as_json)
     loaded = Model.load(model, device, precision)
     if style is not None or reference is not None:
         loaded = loaded.with_style(style, reference=reference, seed=seed)
     if single:
-        summary = folder.translate_file(loaded, source, target, **shared)
+        summary = folder.translate_file(loaded, source, target, overwrite=overwrite, **shared)
     else:
         if shares:
             # on the CPU, over which only counts go; some processes end long before others

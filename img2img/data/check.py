@@ -19,9 +19,9 @@ from img2img.data.files import find_images
 from img2img.data.lanes import halves
 from img2img.data.pack import is_pack, open_pack, verify_pack
 from img2img.data.resize import resize, to_tensor
-from img2img.data.sources import class_folders, match_pairs, some_names
+from img2img.data.sources import class_folders, match_pairs
 from img2img.data.threads import map_in_threads
-from img2img.errors import Fault, ImageFault, UsageFault, counted
+from img2img.errors import Fault, ImageFault, UsageFault, counted, some_names
 
 PathLike = str | os.PathLike[str]
 

@@ -31,7 +31,7 @@ from img2img.data.files import find_images
 from img2img.data.pack import require_new_folder
 from img2img.data.threads import map_in_threads
 from img2img.draws import Draws
-from img2img.errors import Faults, ImageFault, UsageFault, unknown_name
+from img2img.errors import Faults, ImageFault, UsageFault, some_names, unknown_name
 
 SKIPPED_NAME = "skipped.jsonl"
 _SUFFIX = ".png"  # lines and holes stay exact
@@ -169,15 +169,16 @@ def _names(root: Path, sources: list[Path]) -> list[str]:
         UsageFault: two originals differ in their suffix alone, so that no pair would be told from the other.
     """
     names = [source.relative_to(root).with_suffix(_SUFFIX).as_posix() for source in sources]
-    seen: dict[str, Path] = {}
+    alike: dict[str, list[str]] = {}
     for name, source in zip(names, sources):
-        other = seen.setdefault(name.casefold(), source)
-        if other is not source:
-            raise UsageFault(
-                source,
-                f"would be made into the same file as {other.relative_to(root)}",
-                "Rename one of the two: pairs are matched by name, without suffix and case",
-            )
+        alike.setdefault(name.casefold(), []).append(str(source.relative_to(root)))
+    shared = [" and ".join(same) for same in alike.values() if len(same) > 1]
+    if shared:
+        raise UsageFault(
+            root,
+            f"several files would be made into one: {some_names(shared)}",
+            "Rename all but one of each: pairs are matched by name, without suffix and case",
+        )
     return names
 
 

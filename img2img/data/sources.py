@@ -26,11 +26,10 @@ from img2img.data.decode import MAX_PIXELS
 from img2img.data.files import find_images, is_junk, list_images
 from img2img.data.lanes import ArrayLane, FileLane, Lane, Reading, Record, SizesDiffer, StackedLane
 from img2img.data.pack import Pack, is_pack, open_pack
-from img2img.errors import Fault, Faults, ImageFault, UsageFault, counted
+from img2img.errors import Fault, Faults, ImageFault, UsageFault, counted, some_names
 
 PathLike = str | os.PathLike[str]
 
-NUM_NAMES_SHOWN = 10
 NUM_FAULTS_SHOWN = 20
 LARGEST_BAD_SHARE = 0.1
 # Seconds before a file that does not answer is a fault; decoding the largest picture allowed takes a few
@@ -665,13 +664,6 @@ def _by_folded(stems: Iterable[str]) -> dict[str, str]:
     for stem in stems:
         folded.setdefault(stem.casefold(), []).append(stem)
     return {key: several[0] for key, several in folded.items() if len(several) == 1}
-
-
-def some_names(names: Iterable[str]) -> str:
-    """Up to ten names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - NUM_NAMES_SHOWN} more" if len(names) > NUM_NAMES_SHOWN else ""
-    return ", ".join(names[:NUM_NAMES_SHOWN]) + more
 
 
 # ---------------------------------------------------------------------------------------------------- checking

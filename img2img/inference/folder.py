@@ -274,6 +274,7 @@ def translate_file(
     side_by_side: bool = False,
     frames: Frames = "first",
     in_place: bool = False,
+    overwrite: bool = False,
     max_pixels: int = MAX_PIXELS,
     allow_truncated: bool = False,
 ) -> Summary:
@@ -283,7 +284,7 @@ def translate_file(
     where that can only be read.
 
     Raises:
-        UsageFault: `dst` is `src` without `in_place`, or its format is unknown.
+        UsageFault: `dst` is `src` without `in_place`, is there already without `overwrite`, or its format is unknown.
         Fault: the picture cannot be used or `dst` cannot be written.
     """
     started = time.monotonic()
@@ -292,8 +293,11 @@ def translate_file(
     known = _known_format(format)
     if isinstance(dst, str | os.PathLike):
         known = known or format_of(dst)
-        if isinstance(src, str | os.PathLike) and _same(Path(src), Path(dst)) and not in_place:
+        itself = isinstance(src, str | os.PathLike) and _same(Path(src), Path(dst))
+        if itself and not in_place:
             raise UsageFault(dst, "is the picture itself", "Give another name, or --in-place to replace it")
+        if not itself and os.path.lexists(dst) and not overwrite:
+            raise UsageFault(dst, "is there already", "Give another name, or --overwrite to replace it")
     if isinstance(src, str | os.PathLike) and not os.path.exists(src):
         raise UsageFault(src, "no such file", "Check the path")
     if isinstance(dst, str | os.PathLike):

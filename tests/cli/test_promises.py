@@ -798,6 +798,10 @@ ROWS = [
     Row("D4 same folder, another name", f"{TRANSLATE} @flat @few/../flat", 2, "same folder", "--in-place"),
     Row("D4 same file", f"{TRANSLATE} @flat/00.png @flat/00.png", 2, "is the picture itself", "--in-place"),
     Row("D2 files of others", f"{TRANSLATE} @few @flat", 2, "@flat/00.png: is there already, as are 2", "Give another"),
+    Row("D4 another file", f"{TRANSLATE} @flat/00.png @ten/00.png", 2, "@ten/00.png: is there already", "--overwrite"),
+    Row(
+        "D4 overwrite a folder", f"{TRANSLATE} @flat out --overwrite", 2, "--overwrite: is for one picture", "Leave it"
+    ),
     Row("D4 own folder", f"{TRANSLATE} @flat/00.png @flat", 2, "@flat/00.png: is one of the pictures", "--in-place"),
     Row("D4 split", "data split --images @flat --out @flat/parts", 2, "@flat/parts: lies inside", "Choose a place"),
     # nothing to read
@@ -813,7 +817,7 @@ ROWS = [
     Row("C2 derive", f"{DERIVE} @mostly-good made", 3, "empty.png: is empty", "Copy", writes=("made", "made/*")),
     Row("C2 derive only bad files", f"{DERIVE} @only-bad made", 2, "empty.png: is empty", "Copy it again"),
     Row("D7 derive a file", f"{DERIVE} @flat/00.png made", 2, "@flat/00.png: is a file", "Give the folder"),
-    Row("D9 derive twins", f"{DERIVE} @twins made", 2, "a.png: would be made into the same file as a.jpg", "Rename"),
+    Row("D9 derive twins", f"{DERIVE} @twins made", 2, "would be made into one: a.jpg and a.png", "Rename"),
     Row("F10 derive", f"{DERIVE} @flat 'mäde 1'", 0, "--pairs 'mäde 1' '@flat'", writes=("mäde 1", "mäde 1/*")),
     *each(FOLDER_READERS, "D7 empty", "@empty", 2, "@empty: no images in it (looked for .apng", "Check the path"),
     *each(FOLDER_READERS, "D7 junk", "@junk", 2, "@junk: no images in it (looked for .apng", "Check the path"),

@@ -243,7 +243,7 @@ def test_a_style_by_class_seed_and_reference(photos: Path, tmp_path: Path) -> No
         ["--style", "dog", "--seed", "1"],
         ["--style", "dog", "--reference", reference],
     ):
-        result = translate(path, photos / "x" / "a.png", tmp_path / "out.png", *options)
+        result = translate(path, photos / "x" / "a.png", tmp_path / "out.png", "--overwrite", *options)
         assert result.exit_code == 0, result.output
         made.add((tmp_path / "out.png").read_bytes())
     assert len(made) == 4

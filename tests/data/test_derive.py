@@ -208,7 +208,7 @@ def test_nothing_is_left_of_a_run_that_fails(tmp_path: Path, monkeypatch: pytest
 def test_two_originals_of_one_name_are_refused(tmp_path: Path) -> None:
     source = fill(tmp_path / "photos")
     picture().save(source / "A.jpg")
-    with pytest.raises(UsageFault, match=r"a\.png: would be made into the same file as A\.jpg"):
+    with pytest.raises(UsageFault, match=r"several files would be made into one: A\.jpg and a\.png"):
         derive("gray", source, tmp_path / "out")
 
 

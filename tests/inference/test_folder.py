@@ -147,6 +147,13 @@ def test_one_file_to_one_file(pointwise: Build, tmp_path: Path) -> None:
         translate_file(pointwise(), src / "a.png", src / "a.png")
     translate_file(pointwise(factor=-1.0), src / "a.png", src / "a.png", in_place=True)
     assert np.array_equal(np.asarray(Image.open(src / "a.png")), 255 - np.asarray(picture(9, 12)))
+    before = (tmp_path / "new" / "b.tif").read_bytes()
+    for target in (tmp_path / "new" / "b.tif", fill(tmp_path / "mine", ["c.png"]) / "c.png"):
+        with pytest.raises(UsageFault, match=f"{target.name}: is there already. Give another name, or --overwrite"):
+            translate_file(pointwise(), src / "a.png", target)
+    assert (tmp_path / "new" / "b.tif").read_bytes() == before
+    translate_file(pointwise(factor=-1.0), src / "a.png", tmp_path / "new" / "b.tif", overwrite=True)
+    assert (tmp_path / "new" / "b.tif").read_bytes() != before
     with pytest.raises(UsageFault, match="suffix"):
         translate_file(pointwise(), src / "a.png", tmp_path / "b.xyz")
 
