@@ -143,7 +143,6 @@ def _is_recipe(word: str) -> bool:
 def folder_options(command: AnyCommand) -> AnyCommand:
     """--images, --classes, --a, --b and --pairs, the folders of DataPaths; for a FoldersCommand"""
     pairs = "Side-by-side pictures (left a, right b), or two folders paired by file name."
-
     once = functools.partial(click.option, type=PATH, multiple=True, callback=_only_one)
     options = [
         once("--images", metavar="DIR | NPZ", help="A folder of pictures, or arrays of them."),

@@ -49,8 +49,7 @@ class Report:
         warnings: what training accepts but the user should know.
         sizes: (width, height) -> number of pictures.
         formats: such as "JPEG" -> number of pictures.
-        modes: how the files keep colours, such as "palette with opacity" or "deep grey" (more than 8 bits) -> number of
-            pictures.
+        modes: how files keep colours, such as "palette with opacity" or "16-bit grey" -> number of pictures.
         depths: bits that the file keeps of a channel -> number of pictures.
         notes: remark of the decoder -> number of pictures.
         duplicates: groups of files with exactly the same pixels.
@@ -245,7 +244,7 @@ def _collect(
 
 def _remember(path: Path, picture: Picture, parts: Sequence[Picture] = ()) -> _Seen:
     """What is kept of a file, and how it looks, or how each of its `parts` does."""
-    mode = "deep grey" if picture.pixels.dtype == np.uint16 else _MODES.get(picture.mode, picture.mode)
+    mode = "16-bit grey" if picture.pixels.dtype == np.uint16 else _MODES.get(picture.mode, picture.mode)
     mode += "" if picture.alpha is None else " with opacity"
     looks = [_look(path, half, part) for half, part in zip(_HALVES, parts)] or [_look(path, "", picture)]
     size = picture.width, picture.height

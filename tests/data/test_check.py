@@ -192,7 +192,7 @@ def test_pictures_without_a_suffix_are_told_of(tmp_path: Path, make_folder: Make
 
 @pytest.mark.parametrize(
     ("mode", "told"),
-    [("RGBA", "RGB with opacity"), ("L", "grey"), ("1", "black and white"), ("P", "palette"), ("I;16", "deep grey")],
+    [("RGBA", "RGB with opacity"), ("L", "grey"), ("1", "black and white"), ("P", "palette"), ("I;16", "16-bit grey")],
 )
 def test_modes_are_those_of_the_files(mode: str, told: str, tmp_path: Path) -> None:
     Image.new(mode, (40, 40)).save(tmp_path / "a.png")
