@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -134,7 +135,7 @@ def command(
 
     from img2img.data.decode import MAX_PIXELS
     from img2img.distributed import World
-    from img2img.errors import UsageFault
+    from img2img.errors import Interrupted, UsageFault
     from img2img.inference import folder
     from img2img.inference.model import Model, parse_scale, parse_tile
 
@@ -176,20 +177,24 @@ def command(
         if shares:
             # on the CPU, over which only counts go; some processes end long before others
             world.join(torch.device("cpu"), timedelta(days=365))
-        with FolderProgress() as bar:
-            summary = folder.translate_folder(
-                loaded,
-                src,
-                dst,
-                batch=batch,
-                workers=workers,
-                skip_existing=skip_existing,
-                strict=strict,
-                shard=part,
-                follow_links=follow_links,
-                progress=bar if world.is_first or not shares else None,
-                **shared,
-            )
+        try:
+            with FolderProgress() as bar:
+                summary = folder.translate_folder(
+                    loaded,
+                    src,
+                    dst,
+                    batch=batch,
+                    workers=workers,
+                    skip_existing=skip_existing,
+                    strict=strict,
+                    shard=part,
+                    follow_links=follow_links,
+                    progress=bar if world.is_first or not shares else None,
+                    **shared,
+                )
+        except KeyboardInterrupt:
+            again = "the same command" + ("" if in_place or skip_existing else " and --skip-existing")
+            raise Interrupted(signal.SIGINT, dst, f"Go on with {again}", when=", what is there is whole") from None
         if shares:
             summary = folder.total(summary, dst, world)
             world.leave()

@@ -226,6 +226,16 @@ def format_of(path: str | os.PathLike[str]) -> str:
     raise UsageFault(path, f"no picture format is known by the suffix '{suffix}'", f"Use one of {known}")
 
 
+def refuse_unknown_suffix(path: str | os.PathLike[str]) -> None:
+    """Raise UsageFault for a path that is not there and ends like a file, such as out.jpgg, in no picture's suffix.
+
+    A name such as version.2 or out-0.7 may well be a folder's.
+    """
+    path = Path(path)
+    if path.suffix[1:].isalpha() and not path.exists():
+        format_of(path)
+
+
 def _to_pillow(pixels: np.ndarray, alpha: np.ndarray | None, name: str) -> Image.Image:
     if pixels.dtype == np.uint16 and alpha is None and name in KEEPS_16_BITS:
         return Image.fromarray(np.ascontiguousarray(pixels[..., 0]))

@@ -37,7 +37,7 @@ from img2img.data.decode import (
     open_image,
     reduce_to_8_bits,
 )
-from img2img.data.encode import KEEPS_FRAMES, WRITABLE, encode_frames, format_of
+from img2img.data.encode import KEEPS_FRAMES, WRITABLE, encode_frames, format_of, refuse_unknown_suffix
 from img2img.data.files import find_images
 from img2img.data.threads import Pool, Task
 from img2img.distributed import World
@@ -236,6 +236,8 @@ def translate_folder(
         skip_existing or in_place,
     )
     root, target = Path(src), Path(dst)
+    if not root.is_dir():
+        refuse_unknown_suffix(target)
     if root.is_dir() and not target.exists() and target.suffix.lower() in _SUFFIXES:
         raise UsageFault(target, "is a picture's name, but the input is a folder", "Give a folder")
     if _same(root, target) and not in_place:
@@ -522,12 +524,22 @@ class _Run:
 
     def _is_done(self, item: _Item) -> bool:
         """Whether the output is there and intact, made from this source by this model and these options."""
-        entries = [entry for entry in self.manifest.entries.get(item.name, ()) if entry.recipe == self._recipe]
-        if not entries:
+        known = self.manifest.entries.get(item.name, set())
+        entries = [entry for entry in known if entry.recipe == self._recipe]
+        in_place = item.source == item.target
+        if not entries and not (in_place and known):
             return False
         item.digest = _digest_or_nothing(item.source)
-        if item.source == item.target:
-            return any(item.digest == entry.output for entry in entries)
+        if in_place:
+            if any(item.digest == entry.output for entry in entries):
+                return True
+            if any(item.digest == entry.output for entry in known):
+                raise ImageFault(
+                    item.source,
+                    "is what an earlier run made in this place, with another model or other options",
+                    "Put the original back, or translate it into another folder",
+                )
+            return False
         output = _digest_or_nothing(item.target)
         return any((item.digest, output) == (entry.source, entry.output) for entry in entries)
 

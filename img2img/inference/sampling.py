@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from img2img.data.decode import FORMATS, open_image
-from img2img.data.encode import WRITABLE, format_of, is_sample, save_image, save_sample
+from img2img.data.encode import WRITABLE, format_of, is_sample, refuse_unknown_suffix, save_image, save_sample
 from img2img.data.threads import Pool, Task, worker_count
 from img2img.errors import UsageFault
 from img2img.inference.folder import require_folder
@@ -65,6 +65,8 @@ def write_samples(
     space = LatentSpace(model, seed=seed, label=label, truncation=truncation, centre=centre)
     made = functools.partial(model.samples, label=label, seed=seed, truncation=truncation, centre=centre)
     to_file = not target.is_dir() and target.suffix.lower() in _SUFFIXES
+    if not to_file:
+        refuse_unknown_suffix(target)
     if (grid or to_file) and count > _LARGEST_GRID:
         raise UsageFault("--count", f"{count} pictures are too many for a grid", "Give a folder to --out, no --grid")
     if skip_existing and (grid or to_file):

@@ -229,6 +229,22 @@ def outputs_alike(numbers: Numbers, settings: Settings) -> Iterator[Diagnosis]:
         yield Diagnosis("outputs alike", direction, evidence, *change)
 
 
+def no_gradient(numbers: Numbers, settings: Settings) -> Iterator[Diagnosis]:
+    """Nothing reaches a generator: all of its units, or all of its discriminator's, are off whatever they see."""
+    for name, value in _ending(numbers, "_gradient_norm"):
+        if value == 0 and name.startswith("generator"):
+            rate = _number(settings, "optim.lr") or 2e-4
+            evidence = f"its gradient was exactly 0 in {LINES} lines of the log"
+            yield Diagnosis(
+                "no gradient",
+                name,
+                evidence,
+                "optim.lr",
+                _plain(rate / 10),
+                "in a new run; steps that are too long have switched it off",
+            )
+
+
 def collapsed(numbers: Numbers, settings: Settings) -> Iterator[Diagnosis]:
     """Whatever the noise, the sample is nearly the same: again, or still when much has been learned.
 
@@ -325,6 +341,7 @@ RULES: tuple[Rule, ...] = (
     checkered,
     outputs_alike,
     discriminator_won,
+    no_gradient,
     collapsed,
     learned_by_heart,
     waiting,

@@ -649,6 +649,8 @@ class _Run:
             self._follow_log(read_log(self.out / "log.jsonl"))
         if self.world.is_first:
             _log.info(f"resumed {state.path.name} at {self.engine.images_seen} images")
+        if self.engine.images_seen >= self.total:
+            say(f"{self.out}: this run has come to its end before. Set a larger train.kimg to make it longer")
 
     def _take_up_standing(self, state: dict[str, Any]) -> None:
         """Go on counting evaluations, or begin anew where they are made otherwise now."""

@@ -100,7 +100,7 @@ class RunFolder:
                 UsageFault(
                     key,
                     f"the run has {toml_or_none(before)}, now {toml_or_none(now)}",
-                    "Leave it as it was, or start a new --out",
+                    "Leave it as it was (without RECIPE and --set the run knows its own), or start a new --out",
                 )
                 for key, before, now in changes[:_NUM_CHANGES_SHOWN]
             ]

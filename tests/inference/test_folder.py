@@ -213,6 +213,29 @@ def test_bad_files_are_named_counted_and_listed(
     assert not (tmp_path / "dst" / "skipped.jsonl").exists()
 
 
+def test_in_place_nothing_is_translated_twice(pointwise: Build, tmp_path: Path) -> None:
+    """Neither by the same options nor by others, of which the original is gone."""
+    src = fill(tmp_path / "src", ["a.png", "b.png"])
+    translate_folder(pointwise(factor=-1.0), src, src, in_place=True)
+    before = tree(src)
+    assert translate_folder(pointwise(factor=-1.0), src, src, in_place=True).existing == 2
+    Image.fromarray(np.full((9, 12, 3), 7, np.uint8)).save(src / "b.png")  # somebody's new picture of that name
+    summary = translate_folder(pointwise(factor=-1.0), src, src, in_place=True, scale=0.5)
+    assert (summary.translated, summary.exit_code) == (1, 3)
+    (skip,) = skips(src)
+    assert Path(skip["path"]).name == "a.png"
+    assert "is what an earlier run made in this place" in skip["reason"]
+    assert tree(src)["a.png"] == before["a.png"]
+
+
+@pytest.mark.parametrize("name", ["out.jpgg", "out.xyz"])
+def test_a_misspelt_suffix_makes_no_folder(name: str, pointwise: Build, tmp_path: Path) -> None:
+    src = fill(tmp_path / "src", ["a.png"])
+    with pytest.raises(UsageFault, match=f"{name}: no picture format is known by the suffix"):
+        translate_folder(pointwise(), src / "a.png", tmp_path / name)
+    assert translate_folder(pointwise(), src / "a.png", tmp_path / "version.2").translated == 1
+
+
 def test_files_that_vanish_or_change_on_the_way_are_skipped(pointwise: Build, tmp_path: Path) -> None:
     """PROMISES C16: between the look into the folder and the look into the file."""
     names = [f"{index:02d}.png" for index in range(40)]

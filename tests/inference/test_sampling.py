@@ -41,6 +41,9 @@ def test_a_file_is_a_picture_or_a_grid(model_files: dict[str, Path], tmp_path: P
     assert Image.open(tmp_path / "four.webp").size == (34, 34)
     with pytest.raises(UsageFault, match="too many for a grid"):
         write_samples(model, tmp_path / "many.png", 10_001)
+    with pytest.raises(UsageFault, match=r"many\.xyz: no picture format is known by the suffix"):
+        write_samples(model, tmp_path / "many.xyz", 4)
+    assert len(write_samples(model, tmp_path / "psi-0.7", 4)) == 4
 
 
 def test_out_in_the_place_of_a_file(model_files: dict[str, Path], tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ FROM_NOISE = [
         "samples differ by 4.0 % of what real images do, and did by 80.0 %",
         "loss.penalties=r1",
     ),
+    ({"generator_gradient_norm": 0.0}, "no gradient", "generator", "was exactly 0 in 5 lines", "optim.lr=0.0001"),
     (
         {"discriminator_sign_on_real": 0.93},
         "learned by heart",
