@@ -182,6 +182,21 @@ def _check_target(target: Path) -> None:
     if not target.parent.is_dir():
         raise UsageFault("--out", f"there is no folder {target.parent}", "Make it, or choose another place")
     _check_writable("--out", target.parent)
+    if os.path.lexists(target) and not _is_card(target):
+        raise UsageFault(
+            "--out", f"{target} is there already and is no metric card", "Give another name, or move it away first"
+        )
+
+
+def _is_card(path: Path) -> bool:
+    """Whether a file is a metric card, or has nothing in it, as a power failure can leave it."""
+    from img2img.errors import UsageFault
+    from img2img.evaluation.card import read_card
+
+    try:
+        return not path.stat().st_size or bool(read_card(path))
+    except (OSError, UsageFault):
+        return False
 
 
 def _check_writable(option: str, folder: Path) -> None:

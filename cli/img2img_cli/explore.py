@@ -358,12 +358,13 @@ def references(
       img2img explore references animals.safetensors --sources cats --references animals
       img2img explore references animals.safetensors --sources cats --references dogs --class dog --count 4
     """
-    from img2img.data.encode import format_of
+    from img2img.data.encode import format_of, refuse_strangers
     from img2img.data.files import find_images
     from img2img.inference.explore import restyle
     from img2img.inference.model import Model
 
     format_of(out)
+    refuse_strangers([out])
 
     def choose(folder: Path) -> list[Path]:
         found = find_images(folder)
@@ -387,11 +388,12 @@ def _open(
     centre: Centre | None,
 ) -> LatentSpace:
     """The latents of a model, after the file to write was looked at."""
-    from img2img.data.encode import format_of
+    from img2img.data.encode import format_of, refuse_strangers
     from img2img.inference.latents import LatentSpace
     from img2img.inference.model import Model
 
     format_of(out)
+    refuse_strangers([out])
     return LatentSpace(Model.load(model, device), seed=seed, label=labels or None, truncation=truncation, centre=centre)
 
 
@@ -405,12 +407,12 @@ def _parse_values(text: str) -> tuple[float, ...]:
 
 
 def _write(out: Path, rows: Sequence[Sequence[np.ndarray]], as_json: bool, facts: dict[str, Any] | None = None) -> None:
-    from img2img.data.encode import save_image
+    from img2img.data.encode import save_sample
     from img2img.inference.folder import require_folder
     from img2img.inference.sheets import make_grid
 
     require_folder(out.parent)
-    save_image(out, make_grid(rows))
+    save_sample(out, make_grid(rows))
     _tell(out, as_json, facts or {})
 
 

@@ -59,7 +59,7 @@ def command(
       img2img project sign-digits hand.jpg --class 3 --out hand --animate
     """
     from img2img.data.decode import open_image
-    from img2img.data.encode import save_animation, save_image
+    from img2img.data.encode import refuse_strangers, save_animation, save_sample
     from img2img.errors import UsageFault, printable
     from img2img.inference.folder import require_folder
     from img2img.inference.model import Model
@@ -73,15 +73,17 @@ def command(
     eye = open_distance(perceptual, weights, loaded.device)
     target = prepare_target(loaded, open_image(image), image)
     projector = Projector(loaded, target, space=space, label=label, seed=seed, perceptual=eye)
+    files = [out / "projection.png", out / "comparison.png", out / "latent.safetensors"]
+    if animate:
+        files.append(out / "progress.gif")
+    refuse_strangers(path for path in files if path.suffix != ".safetensors")
     require_folder(out)
     with FolderProgress("steps", "step") as bar:
         found = projector.run(steps, bar)
-    files = [out / "projection.png", out / "comparison.png", out / "latent.safetensors"]
-    save_image(files[0], found.pixels)
-    save_image(files[1], make_grid([[found.target, found.pixels]]))
+    save_sample(files[0], found.pixels)
+    save_sample(files[1], make_grid([[found.target, found.pixels]]))
     write_latent(files[2], found.latent)
     if animate:
-        files.append(out / "progress.gif")
         save_animation(files[-1], found.frames, seconds=0.1)
     name = None if found.latent.label is None else loaded.info.classes[found.latent.label]
     if as_json:

@@ -108,15 +108,16 @@ def command(
 
 def _write_latent_picture(model: Model, latent: Path, out: Path, as_json: bool) -> None:
     from img2img.data.decode import SUFFIXES
-    from img2img.data.encode import save_image
+    from img2img.data.encode import refuse_strangers, save_sample
     from img2img.errors import printable
     from img2img.inference.folder import require_folder
     from img2img.inference.projection import picture_of, read_latent
 
     pixels = picture_of(model, read_latent(latent, model))
     target = out if out.suffix.lower() in SUFFIXES and not out.is_dir() else out / f"{latent.stem}.png"
+    refuse_strangers([target])
     require_folder(target.parent)
-    save_image(target, pixels)
+    save_sample(target, pixels)
     if as_json:
         print_json({"count": 1, "files": [target]})
     else:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageColor, PngImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageColor, PngImagePlugin, TiffImagePlugin
 
 from img2img.atomic import write_bytes
 from img2img.data.decode import FORMATS, Picture, composite, open_regular, reduce_to_8_bits
@@ -22,9 +22,9 @@ KEEPS_ALPHA = frozenset(("PNG", "WEBP", "TIFF", "GIF", "AVIF"))
 KEEPS_16_BITS = frozenset(("PNG", "TIFF", "PPM"))
 # Which hold several frames or pages. In one animation all frames are of one size and of 8 bits, pages are as they are.
 KEEPS_FRAMES = frozenset(("PNG", "WEBP", "TIFF", "GIF", "AVIF"))
-# What a PNG of save_sample says of where it is from, and how much of the file comes before that at most
-_SOFTWARE = ("Software", "img2img")
-_BEFORE_SOFTWARE = 256
+# What files of save_sample and save_animation say of where they are from, within so many bytes of their ends
+_MARK = "img2img sample"
+_MARK_WITHIN = 4096
 _PAGE_MILLISECONDS = 1000  # that a page is shown when it becomes a frame
 
 
@@ -72,19 +72,53 @@ def save_image(
 
 
 def save_sample(path: str | os.PathLike[str], pixels: np.ndarray) -> None:
-    """save_image as a PNG that is_sample knows again."""
+    """save_image of a picture that a model made from nothing of the user's, so that the next one may replace it.
+
+    PNG, JPEG, GIF, WebP and TIFF carry a mark that refuse_strangers knows; other formats keep none.
+    """
+    name = format_of(path)
+    alpha = pixels[..., 3] if pixels.shape[2] == 4 else None
+    if alpha is not None and name not in KEEPS_ALPHA:
+        pixels, alpha = composite(pixels[..., :3], alpha, (255, 255, 255)), None
+    image = _to_pillow(pixels[..., :3], alpha, name)
     encoded = io.BytesIO()
-    options = _options("", "PNG", None, 0, 3)
-    options["pnginfo"].add_text(*_SOFTWARE)
-    _to_pillow(pixels[..., :3], pixels[..., 3] if pixels.shape[2] == 4 else None, "PNG").save(encoded, "PNG", **options)
+    image.save(encoded, name, **_marked(_options(image.mode, name, None, 95, 3), name))
     write_bytes(path, encoded.getbuffer(), sync=False)
 
 
-def is_sample(path: str | os.PathLike[str]) -> bool:
-    """Whether save_sample wrote this file."""
+def _marked(options: dict[str, Any], name: str) -> dict[str, Any]:
+    if name == "PNG":
+        information = options.get("pnginfo") or PngImagePlugin.PngInfo()
+        information.add_text("Software", _MARK)
+        return options | {"pnginfo": information}
+    if name in ("JPEG", "GIF"):
+        return options | {"comment": _MARK.encode()}
+    if name in ("WEBP", "TIFF"):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Software] = _MARK
+        return options | {"exif": exif.tobytes()}
+    return options
+
+
+def refuse_strangers(paths: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise UsageFault where a file is there that has content and that neither save_sample nor save_animation wrote."""
+    strangers = [path for path in paths if os.path.lexists(path) and not _is_replaceable(path)]
+    if strangers:
+        others = f", as are {len(strangers) - 1} more," if len(strangers) > 1 else ""
+        raise UsageFault(
+            strangers[0],
+            f"is there already{others} and is no sample of an earlier run",
+            "Give another --out, or move it away first",
+        )
+
+
+def _is_replaceable(path: str | os.PathLike[str]) -> bool:
+    """Whether it has our mark, or nothing in it, as a power failure can leave it."""
     try:
         with open_regular(path) as file:
-            return "\0".join(_SOFTWARE).encode() in file.read(_BEFORE_SOFTWARE)
+            begin = file.read(_MARK_WITHIN)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _MARK_WITHIN))
+            return not begin or _MARK.encode() in begin + file.read(_MARK_WITHIN)
     except ImageFault:
         return False
 
@@ -196,7 +230,8 @@ ANIMATED = (".gif", ".webp", ".apng")
 
 
 def save_animation(path: str | os.PathLike[str], frames: Sequence[np.ndarray], *, seconds: float) -> None:
-    """Write frames, (H, W, C) uint8 of one shape, as a picture that repeats them for ever; as atomic as save_image.
+    """Write frames, (H, W, C) uint8 of one shape, as a picture that repeats them for ever; atomic and marked as by
+    save_sample.
 
     GIF keeps 256 colours a frame and whole hundredths of a second, WebP is lossless here, APNG always.
 
@@ -212,7 +247,8 @@ def save_animation(path: str | os.PathLike[str], frames: Sequence[np.ndarray], *
     name = "PNG" if suffix == ".apng" else format_of(path)
     images = [_to_pillow(frame[..., :3], frame[..., 3] if frame.shape[2] == 4 else None, name) for frame in frames]
     encoded = io.BytesIO()
-    _save_frames(encoded, images, name, [1000 * seconds] * len(images), 0, {"lossless": True} if name == "WEBP" else {})
+    options = _marked({"lossless": True} if name == "WEBP" else {}, name)
+    _save_frames(encoded, images, name, [1000 * seconds] * len(images), 0, options)
     write_bytes(path, encoded.getbuffer(), sync=False)
 
 

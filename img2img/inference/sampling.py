@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from img2img.data.decode import FORMATS, open_image
-from img2img.data.encode import WRITABLE, format_of, is_sample, refuse_unknown_suffix, save_image, save_sample
+from img2img.data.encode import WRITABLE, format_of, refuse_strangers, refuse_unknown_suffix, save_sample
 from img2img.data.threads import Pool, Task, worker_count
 from img2img.errors import UsageFault
 from img2img.inference.folder import require_folder
@@ -75,9 +75,12 @@ def write_samples(
         )
     if class_folders and not space.classes:
         raise UsageFault("--per-class", f"{model.path} knows no classes", "Use --count")
+    if to_file:
+        format_of(target)
+        refuse_strangers([target])
     require_folder(target.parent if to_file else target)
     if to_file:
-        save_image(target, _arrange(list(made(count))), format=format_of(target))
+        save_sample(target, _arrange(list(made(count))))
         return [target]
     names = [*model.info.classes, ANY_CLASS][: max(space.classes, default=0) + 1]
     folders = _class_folders(names) if class_folders or len(set(space.classes)) > 1 else None
@@ -85,7 +88,7 @@ def write_samples(
     for number in range(count):
         folder = target if folders is None else target / folders[space.classes[number % len(space.classes)]]
         paths.append(folder / f"{number:06d}.png")
-    _refuse_strangers([*paths, target / "grid.png"] if grid else paths)
+    refuse_strangers([*paths, target / "grid.png"] if grid else paths)
     for folder in dict.fromkeys(path.parent for path in paths):
         require_folder(folder)
     missing = [not (skip_existing and _is_whole(path)) for path in paths]
@@ -156,23 +159,6 @@ def _is_whole(path: Path) -> bool:
             return begins and file.read(4) == b"IEND"
     except OSError:
         return False
-
-
-def _refuse_strangers(paths: Sequence[Path]) -> None:
-    """Samples may replace earlier ones, and nothing else that somebody keeps by such a name."""
-    strangers = [path for path in paths if os.path.lexists(path) and not (is_sample(path) or _is_empty(path))]
-    if strangers:
-        others = f", as are {len(strangers) - 1} more," if len(strangers) > 1 else ""
-        raise UsageFault(
-            strangers[0],
-            f"is there already{others} and is no sample of an earlier run",
-            "Give another --out, or move it away first",
-        )
-
-
-def _is_empty(path: Path) -> bool:
-    """Whether a file has no bytes, as a power failure can leave it."""
-    return path.is_file() and path.stat().st_size == 0
 
 
 def _check_existing(paths: Sequence[Path], missing: Sequence[bool], made: Callable[..., Iterator[Sample]]) -> None:

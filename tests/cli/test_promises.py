@@ -568,6 +568,7 @@ def make_measured(root: Path) -> None:
         "seed": 0,
         "versions": {},
     }
+    (root / "notes.json").write_text("{}")
     (root / "one.card.json").write_text(json.dumps(card))
     (root / "other.card.json").write_text(json.dumps({**card, "real": {**card["real"], "sha256": "b"}}))
 
@@ -1038,6 +1039,20 @@ ROWS = [
         2,
         "there is no folder no",
         "Make it",
+    ),
+    Row(
+        "D2 no card",
+        f"{EVALUATE} @flat @ten --out @notes.json".replace("--no-card", ""),
+        2,
+        "notes.json is there already and is no metric card",
+        "Give another name",
+    ),
+    Row(
+        "D2 no sample",
+        f"{SAMPLE} @sampler.safetensors --out @flat/00.png",
+        2,
+        "@flat/00.png: is there already",
+        "Give another --out",
     ),
     Row("B8 compare", "compare @one.card.json @one.card.json", 0, "FID"),
     Row("B8 incomparable", "compare @one.card.json @other.card.json", 2, "real pictures: 10 of", "same pictures"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from img2img.data.encode import refuse_strangers, save_animation
 from img2img.errors import UsageFault
 from img2img.inference.model import Model
 from img2img.inference.sampling import write_samples
@@ -106,6 +108,28 @@ def test_samples_replace_earlier_ones_and_nothing_else(model_files: dict[str, Pa
             write_samples(model, tmp_path, 3, grid=True)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
         (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "tif"])
+def test_a_file_of_samples_replaces_its_like_and_nothing_else(
+    suffix: str, model_files: dict[str, Path], tmp_path: Path
+) -> None:
+    model = Model.load(model_files["dcgan"], "cpu")
+    out = tmp_path / f"out.{suffix}"
+    write_samples(model, out, 4)
+    before = out.read_bytes()
+    write_samples(model, out, 4, seed=3)
+    assert out.read_bytes() != before
+    Image.new("RGB", (34, 34)).save(out)
+    mine = out.read_bytes()
+    with pytest.raises(UsageFault, match="is there already and is no sample of an earlier run"):
+        write_samples(model, out, 4)
+    assert out.read_bytes() == mine
+    frames = [np.full((8, 8, 3), value, np.uint8) for value in (0, 200)]
+    if suffix in ("gif", "webp"):
+        save_animation(out, frames, seconds=0.1)
+        refuse_strangers([out])
+        assert getattr(Image.open(out), "n_frames", 1) == 2
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"truncation": 0.1}, {"label": "cat"}])
