@@ -274,6 +274,9 @@ def truncation(
 @click.option("--extractor", metavar="NAME",
               help="Compare what this network sees, as `img2img evaluate` does.  [pixels, 32 a side]")  # fmt: skip
 @click.option("--weights", type=PATH, metavar="FILE.safetensors", help="Its weights.")
+@click.option("--skip-bad", is_flag=True, help="Leave out files of REAL that cannot be used.")
+@click.option("--allow-truncated", is_flag=True, help="Take what is there of a file that is cut short.")
+@click.option("--max-pixels", type=click.IntRange(1), metavar="N", help="Refuse larger pictures.  [default: 178956970]")
 def neighbours(
     model: Path,
     real: Path,
@@ -289,17 +292,22 @@ def neighbours(
     part: str,
     extractor: str | None,
     weights: Path | None,
-) -> None:
+    skip_bad: bool,
+    allow_truncated: bool,
+    max_pixels: int | None,
+) -> int:
     """Put beside each sample the pictures of REAL, a folder or .npz file, that lie nearest to it.
 
     A sample that is one of its training pictures is at distance 0, or nearly. Without a network, the distance is the
     root mean square of levels of 255 between pictures of 32 pixels a side.
+    Where files are left out, the exit code is 3.
 
     \b
     Examples:
       img2img explore neighbours model.safetensors photos
       img2img explore neighbours model.safetensors photos --extractor inception-2015 -k 8
     """
+    from img2img.data.decode import MAX_PIXELS
     from img2img.evaluation.image_set import open_set
     from img2img.inference.explore import find_neighbours, parse_numbers, preparation_for
     from img2img.inference.sheets import captioned
@@ -307,10 +315,12 @@ def neighbours(
 
     space = _open(model, device, out, labels, seed, truncation, centre)
     numbers = parse_numbers(pictures, "--pictures")
+    preparation = preparation_for(space, max_pixels=max_pixels or MAX_PIXELS, allow_truncated=allow_truncated)
     with PartProgress() as progress:
         images = open_set(
-            real, preparation_for(space), part=part, progress=lambda *report: progress("reading REAL", *report)
-        )
+            real, preparation, part=part, skip_bad=skip_bad,
+            progress=lambda *report: progress("reading REAL", *report),
+        )  # fmt: skip
         found = find_neighbours(
             space, numbers, images, k, extractor=extractor, weights=weights,
             progress=lambda *report: progress("features of REAL", *report),
@@ -331,7 +341,9 @@ def neighbours(
 
         for one in found:
             click.echo(printable(f"{one.number:>6}  nearest is {one.names[0]} at {one.distances[0]:.4g}"))
-    _write(out, rows, as_json, {"samples": listed})
+    left_out = images.source.get("left_out", 0)
+    _write(out, rows, as_json, {"samples": listed, "left_out": left_out})
+    return 3 if left_out else 0
 
 
 @command.command("references", short_help="Show pictures in the styles of others.")

@@ -58,7 +58,7 @@ def command(
       img2img project stylegan.safetensors face.jpg --space w+ --perceptual vgg16 --steps 1000
       img2img project sign-digits hand.jpg --class 3 --out hand --animate
     """
-    from img2img.data.decode import open_image
+    from img2img.data.decode import open_whole
     from img2img.data.encode import refuse_strangers, save_animation, save_sample
     from img2img.errors import UsageFault, printable
     from img2img.inference.folder import require_folder
@@ -71,7 +71,7 @@ def command(
     loaded = Model.load(model, device)
     loaded.class_indices(label)
     eye = open_distance(perceptual, weights, loaded.device)
-    target = prepare_target(loaded, open_image(image), image)
+    target = prepare_target(loaded, open_whole(image), image)
     projector = Projector(loaded, target, space=space, label=label, seed=seed, perceptual=eye)
     files = [out / "projection.png", out / "comparison.png", out / "latent.safetensors"]
     if animate:

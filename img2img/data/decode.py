@@ -14,7 +14,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +47,13 @@ _LEAST_FRAME = 64 * 64
 # reach the terminal from many threads at once.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-_TRUNCATED_MEND = "Copy it again, or take what is there with --allow-truncated (in training data.allow_truncated=true)"
+_TRUNCATED_MEND = "Copy it again, or take what is there with --allow-truncated"
+_LARGE_MEND = "Make it smaller, or raise --max-pixels"
 _DAMAGED_MEND = "Copy it again or save it anew with a picture editor"
 _CONVERT_MEND = "Convert it to PNG or JPEG"
+# What a mend says of the options of a command -> the same of keys, and of neither
+_BY_KEY = {"--allow-truncated": "data.allow_truncated=true", "--max-pixels": "data.max_pixels"}
+_BY_NEITHER = {", or take what is there with --allow-truncated": "", ", or raise --max-pixels": ""}
 _REDUCED = "16-bit colour reduced to 8"
 
 Background = Literal["edge"] | tuple[int, int, int]
@@ -190,10 +194,33 @@ def open_image(
         frame: which frame of an animation or page of a TIFF.
 
     Raises:
-        ImageFault: with the path as subject.
+        ImageFault: with the path as subject; its mend names the options of `img2img translate` and others.
     """
     with _opened(file) as (stream, subject):
         return _decode(stream, subject, max_pixels, allow_truncated, frame)
+
+
+def open_by_keys(path: Path, *, max_pixels: int, allow_truncated: bool) -> Picture:
+    """As open_image, where the mend of a fault is to name the keys of a configuration."""
+    with _mend_reworded(_BY_KEY):
+        return open_image(path, max_pixels=max_pixels, allow_truncated=allow_truncated)
+
+
+def open_whole(file: str | os.PathLike[str] | BinaryIO) -> Picture:
+    """As open_image with its defaults, where a user has no option to change them, so that no mend names one."""
+    with _mend_reworded(_BY_NEITHER):
+        return open_image(file)
+
+
+@contextmanager
+def _mend_reworded(words: Mapping[str, str]) -> Iterator[None]:
+    try:
+        yield
+    except ImageFault as fault:
+        mend = fault.mend
+        for old, new in words.items():
+            mend = mend.replace(old, new)
+        raise ImageFault(fault.subject, fault.problem, mend) from fault
 
 
 def count_frames(file: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> int:
@@ -369,7 +396,7 @@ def _as_image_faults(stream: BinaryIO, subject: object) -> Iterator[None]:
             subject, f"is too large for its decoder ({error})", "Make it smaller or leave it out"
         ) from None
     except MemoryError:
-        raise ImageFault(subject, "does not fit into memory", "Make it smaller or lower --max-pixels") from None
+        raise ImageFault(subject, "does not fit into memory", "Make it smaller or leave it out") from None
     except OSError as error:
         if error.errno is not None:
             raise ImageFault(
@@ -521,7 +548,7 @@ def _check_size(image: ImageFile.ImageFile, name: str, subject: object, max_pixe
         raise ImageFault(
             subject,
             f"{pixels / 1e6:.4g} megapixels is over the limit of {max_pixels / 1e6:.4g}",
-            "Make it smaller, or raise --max-pixels (in training data.max_pixels)",
+            _LARGE_MEND,
         )
 
 

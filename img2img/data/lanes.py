@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from img2img.data.decode import Picture, open_image
+from img2img.data.decode import Picture, open_by_keys
 from img2img.data.resize import fit_to, resize, take_nearest, to_tensor
 from img2img.data.threads import map_in_threads
 from img2img.draws import permutation
@@ -293,7 +293,7 @@ def record_of(path: Path, root: Path) -> Record:
 def read_item(files: tuple[Path, ...], reading: Reading) -> tuple[Tensor, ...]:
     """Decode one item and bring it to size: a tensor (C, h, w) for each entry of `reading.channels`."""
     pictures = [
-        open_image(path, max_pixels=reading.max_pixels, allow_truncated=reading.allow_truncated) for path in files
+        open_by_keys(path, max_pixels=reading.max_pixels, allow_truncated=reading.allow_truncated) for path in files
     ]
     if len(reading.channels) > len(files):
         pictures = list(halves(pictures[0], files[0]))

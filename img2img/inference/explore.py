@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from img2img.data.decode import MAX_PIXELS
 from img2img.data.resize import resize, to_tensor
 from img2img.data.values import to_uint8
 from img2img.draws import Draws
@@ -334,10 +335,11 @@ class Neighbours:
     pictures: list[np.ndarray]
 
 
-def preparation_for(space: LatentSpace) -> Preparation:
-    """How real pictures are brought to a model's size, as for its training."""
+def preparation_for(space: LatentSpace, *, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False) -> Preparation:
+    """How real pictures are brought to a model's size, as for its training; for the rest see decode.open_image."""
     info = space.model.info
-    return Preparation(info.resolution, info.fit, 1 if info.channels["image"] == 1 else 3)
+    channels = 1 if info.channels["image"] == 1 else 3
+    return Preparation(info.resolution, info.fit, channels, max_pixels, allow_truncated)
 
 
 def find_neighbours(

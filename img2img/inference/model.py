@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from img2img.checkpoint import ModelInfo, load_networks, model_digest
-from img2img.data.decode import Picture, open_image
+from img2img.data.decode import Picture, open_whole
 from img2img.data.resize import resize, take_nearest
 from img2img.data.values import to_float, to_uint8, to_uint16
 from img2img.devices import choose_device, fastest_memory_format
@@ -173,9 +173,9 @@ class Model:
         if isinstance(image, np.ndarray):
             picture = _picture_from_array(image)
         elif isinstance(image, Image.Image):
-            picture = open_image(_as_file(image))
+            picture = open_whole(_as_file(image))
         else:
-            picture, subject = open_image(image), image
+            picture, subject = open_whole(image), image
         prepared = self.prepare(picture, direction, scale)
         if is_far(prepared, scale):
             _log.warning("%s", far_from_trained(subject, prepared.enlargement))
@@ -536,7 +536,7 @@ class Model:
         """
         from img2img.inference.projection import Projector, prepare_target
 
-        picture = open_image(_as_file(image) if isinstance(image, Image.Image) else image)
+        picture = open_whole(_as_file(image) if isinstance(image, Image.Image) else image)
         subject = "picture" if isinstance(image, Image.Image) else image
         return Projector(self, prepare_target(self, picture, subject), label=label).run(steps)
 

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from img2img.checkpoint import ModelInfo
-from img2img.data.decode import open_image
+from img2img.data.decode import open_whole
 from img2img.data.resize import fit_to, to_tensor
 from img2img.errors import UsageFault
 
@@ -76,7 +76,7 @@ def read_as_trained(file: str | os.PathLike[str] | io.BytesIO, info: ModelInfo) 
     Raises:
         ImageFault: it cannot be used.
     """
-    pixels = open_image(file).as_channels(info.channels["a"])
+    pixels = open_whole(file).as_channels(info.channels["a"])
     return fit_to(to_tensor(np.ascontiguousarray(pixels)), info.resolution, info.fit)
 
 

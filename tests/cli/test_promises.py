@@ -15,6 +15,7 @@ import io
 import json
 import os
 import pickle
+import re
 import resource
 import shlex
 import shutil
@@ -113,10 +114,10 @@ _CONVERT = "Convert it to PNG or JPEG"
 _ODD_FILE = "Rename it or leave it out"
 # name -> (promise, content or maker, problem, mend)
 BROKEN: dict[str, tuple[str, bytes | Callable[[Path], Any], str, str]] = {
-    "cut-half.jpg": ("C1", _JPEG[: len(_JPEG) // 2], "file is cut short", "allow-truncated"),
-    "cut-end.jpg": ("C1", _JPEG[:-2], "file is cut short", "allow-truncated"),
-    "cut-header.jpg": ("C1", _JPEG[:30], "file is cut short", "allow-truncated"),
-    "cut-half.png": ("C1", _PNG[: len(_PNG) // 2], "file is cut short", "allow-truncated"),
+    "cut-half.jpg": ("C1", _JPEG[: len(_JPEG) // 2], "file is cut short", "take what is there"),
+    "cut-end.jpg": ("C1", _JPEG[:-2], "file is cut short", "take what is there"),
+    "cut-header.jpg": ("C1", _JPEG[:30], "file is cut short", "take what is there"),
+    "cut-half.png": ("C1", _PNG[: len(_PNG) // 2], "file is cut short", "take what is there"),
     "empty.png": ("C2", b"", "is empty (0 bytes)", _COPY),
     "page.jpg": ("C2", b"<!DOCTYPE html><html></html>", "begins like HTML, SVG or XML", _CONVERT),
     "drawing.jpg": ("C2", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "begins like HTML, SVG or XML", _CONVERT),
@@ -131,7 +132,7 @@ BROKEN: dict[str, tuple[str, bytes | Callable[[Path], Any], str, str]] = {
         "C5",
         b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 11, 8, 65500, 65500, 1) + b"\1\x11\0" + b"\xff\xd9" * 60,
         "4290 megapixels is over the limit of 179",
-        "--max-pixels",
+        "max",
     ),
     "nan.tif": ("C7", encoded(Image.fromarray(np.full((8, 8), np.nan, np.float32)), "TIFF"), "outside [0, 1]", "Scale"),
     "float.tif": ("C7", encoded(Image.fromarray(np.full((8, 8), 3, np.float32)), "TIFF"), "outside [0, 1]", "Scale"),
@@ -1276,7 +1277,7 @@ ROWS = [
         "Name one, such as --class cat",
     ),
     Row("D7 empty: neighbours", f"{NEAR} @empty", 2, "@empty: no images in it", "Check the path"),
-    Row("C1 neighbours", f"{NEAR} -k 2 @only-bad", 2, "empty.png: is empty", "Copy it again"),
+    Row("C1 neighbours", f"{NEAR} -k 2 @only-bad", 2, "2 of 2 files cannot be used", "leave them out by --skip-bad"),
     Row("B8 neighbours", f"{NEAR} @few -k 4", 2, "@few has 3 pictures, not 4", "Use -k 3"),
     Row("B8 neighbours by name", f"{NEAR} @few -k 2 --extractor vgg", 2, "'vgg' is unknown", "Did you mean vgg16"),
     Row(
@@ -1295,6 +1296,7 @@ ROWS = [
     ),
     Row("F10 project", f"{PROJECT} @flat/00.png --out 'ö 1'", 0, "levels of 255", writes=("ö 1", "ö 1/*")),
     Row("A6 file: project", f"{PROJECT} @flat/00.png --out @file", 2, "@file: is a file", "Choose another"),
+    Row("C1 project", f"{PROJECT} @broken/cut-half.jpg", 1, "file is cut short", "Copy it again"),
     Row("C2 project", f"{PROJECT} @broken/page.jpg", 1, "begins like HTML", "Convert it"),
     Row("D7 project", f"{PROJECT} @nowhere.png", 2, "@nowhere.png: no such file", "Check the path"),
     Row("B8 project's class", f"{PROJECT} @flat/00.png --class dgo", 2, "has no class dgo", "Did you mean dog"),
@@ -1392,6 +1394,15 @@ def test_what_evaluate_leaves_out_is_named_and_counted(world: World, here: Path)
     assert "9 pictures of some-bad, 2 left out" in result.stdout
 
 
+def test_neighbours_may_be_looked_for_without_the_bad_files(world: World, here: Path) -> None:
+    result = world.run(f"{NEAR} -k 10 @some-bad --skip-bad --allow-truncated --json")
+    assert result.exit_code == 3, result.output
+    assert f"left out: {world.root / 'some-bad' / 'empty.png'}" in result.stderr
+    answer = only_object(result.stdout)
+    assert answer["left_out"] == 1
+    assert {one["name"] for one in answer["samples"][0]["neighbours"]} == {"cut-half", *(f"{n:02d}" for n in range(9))}
+
+
 def test_every_command_is_in_the_table() -> None:
     from img2img_cli import COMMANDS
 
@@ -1428,6 +1439,39 @@ def test_broken_pictures_are_listed_together(line: str, code: int, writes: set[s
         assert {Path(entry["path"]).name for entry in skipped} == {printable(name) for name in BROKEN}
         assert all(entry["reason"] and entry["mend"] for entry in skipped)
         assert result.stdout.splitlines()[-1] == f"translated 2, skipped {len(BROKEN)} (see skipped.jsonl)"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"{DCGAN} --dry-run --images FOLDER",
+        f"{BENCH} --images FOLDER",
+        f"{PACK} --out pack --images FOLDER",
+        "data check --images FOLDER",
+        f"{DERIVE} FOLDER made",
+        f"{TRANSLATE} FOLDER out",
+        f"{EVALUATE} FOLDER @flat",
+        f"{NEAR} FOLDER -k 1",
+        f"{PROJECT} FOLDER/cut-half.jpg",
+    ],
+    ids=lambda line: " ".join(line.split()[:2]),
+)
+def test_a_mend_names_what_the_command_has(line: str, world: World, here: Path) -> None:
+    """C1, C5: options where there are, and keys where there is --set."""
+    shutil.copytree(world.root / "only-bad", here / "bad")
+    shutil.copy(world.root / "broken" / "bomb.png", here / "bad")
+    words = world.words(line.replace("FOLDER", "bad"))
+    result = invoke(*words)
+    assert result.exit_code in (1, 2)
+    command = words[:2] if words[0] in ("data", "explore", "bench") else words[:1]
+    known = set(re.findall(r"--[a-z][a-z-]+", invoke(*command, "--help").stdout))
+    mends = [require_form(error)[1] for error in result.stderr.splitlines() if error.startswith("error: ")]
+    assert set(re.findall(r"--[a-z][a-z-]+", " ".join(mends))) <= known
+    if "--set" in known:
+        assert any("take what is there with data.allow_truncated=true" in mend for mend in mends)
+        assert any("raise data.max_pixels" in mend for mend in mends)
+    else:
+        assert any("--max-pixels" in mend for mend in mends) == ("--max-pixels" in known)
 
 
 @pytest.mark.parametrize("line", [f"{DCGAN} --dry-run", f"{PACK} --out pack"], ids=["train", "pack"])

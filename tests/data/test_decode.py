@@ -317,7 +317,7 @@ class TestDamage:
         assert content.endswith(b"\xff\xd9")
         path = tmp_path / "photo.jpg"
         path.write_bytes(content[:-2])
-        with pytest.raises(ImageFault, match=r"cut short .*--allow-truncated .*data\.allow_truncated=true"):
+        with pytest.raises(ImageFault, match=r"cut short .*--allow-truncated$"):
             open_image(path)
         assert (open_image(path, allow_truncated=True).pixels == open_image(io.BytesIO(content)).pixels).all()
 
@@ -440,7 +440,7 @@ class TestSize:
         content = png(side, side, 8, 2, bytes(1000))
         peak_growth()
         began = time.process_time()
-        with pytest.raises(ImageFault, match=r"megapixels is over the limit of 179.*--max-pixels.*data\.max_pixels"):
+        with pytest.raises(ImageFault, match=r"megapixels is over the limit of 179.*--max-pixels$"):
             open_image(io.BytesIO(content))
         assert time.process_time() - began < 0.2  # 0.05, on a core that nobody else slows down
         assert peak_growth() < 50e6
