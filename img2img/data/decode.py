@@ -51,6 +51,7 @@ _TRUNCATED_MEND = "Copy it again, or take what is there with --allow-truncated"
 _LARGE_MEND = "Make it smaller, or raise --max-pixels"
 _DAMAGED_MEND = "Copy it again or save it anew with a picture editor"
 _CONVERT_MEND = "Convert it to PNG or JPEG"
+_NO_PICTURE_MEND = "Remove it, or copy it again if it was a picture"
 # What a mend says of the options of a command -> the same of keys, and of neither
 _BY_KEY = {"--allow-truncated": "data.allow_truncated=true", "--max-pixels": "data.max_pixels"}
 _BY_NEITHER = {", or take what is there with --allow-truncated": "", ", or raise --max-pixels": ""}
@@ -474,7 +475,8 @@ def _open_header(stream: BinaryIO, subject: object) -> tuple[ImageFile.ImageFile
             raise _unreadable_header(name, error, stream, subject) from error
         except (struct.error, IndexError) as error:
             raise _cut_short(stream, subject) from error
-    raise ImageFault(subject, f"is not a picture that can be read ({_describe_start(prefix)})", _CONVERT_MEND)
+    words, mend = _describe_start(prefix)
+    raise ImageFault(subject, f"is not a picture that can be read ({words})", mend)
 
 
 def _unreadable_header(name: str, error: Exception, stream: BinaryIO, subject: object) -> ImageFault:
@@ -498,23 +500,27 @@ _STARTS = {
     b"8BPS": "it is a Photoshop document",
     b"SIMPLE": "it is FITS data",
     b"\xd7\xcd\xc6\x9a": "it is a Windows metafile",
-    b"PK\x03\x04": "it is a zip archive",
-    b"\x1f\x8b": "it is gzip data",
     b"\x00\x00\x00\x0cjP": "it is JPEG 2000",
     b"\x93NUMPY": "it is a NumPy array",
 }
+_PACKED_STARTS = {b"PK\x03\x04": "it is a zip archive", b"\x1f\x8b": "it is gzip data"}
 _HEIF_STARTS = frozenset(b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"))
 
 
-def _describe_start(prefix: bytes) -> str:
-    for start, words in _STARTS.items():
-        if prefix.startswith(start):
-            return words
-    if prefix.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
-        return "it begins like HTML, SVG or XML"
+def _describe_start(prefix: bytes) -> tuple[str, str]:
+    """What a file that is no picture seems to be, and how to mend it."""
+    for starts, mend in ((_STARTS, _CONVERT_MEND), (_PACKED_STARTS, "Unpack it")):
+        for start, words in starts.items():
+            if prefix.startswith(start):
+                return words, mend
+    text = prefix.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith(b"<") and (b"svg" in text or text.startswith(b"<?xml")):
+        return "it begins like SVG or XML", "Convert it to PNG or JPEG if it is a drawing, or else remove it"
+    if text.startswith(b"<"):
+        return "it begins like HTML, as web pages do", "Download the picture itself, not the page that shows it"
     if prefix.count(0) == len(prefix):
-        return "it begins with zeros"
-    return "its first bytes fit no accepted format"
+        return "it begins with zeros", _NO_PICTURE_MEND
+    return "its first bytes fit no accepted format", _NO_PICTURE_MEND
 
 
 _heif_lock = threading.Lock()

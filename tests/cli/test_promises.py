@@ -119,8 +119,8 @@ BROKEN: dict[str, tuple[str, bytes | Callable[[Path], Any], str, str]] = {
     "cut-header.jpg": ("C1", _JPEG[:30], "file is cut short", "take what is there"),
     "cut-half.png": ("C1", _PNG[: len(_PNG) // 2], "file is cut short", "take what is there"),
     "empty.png": ("C2", b"", "is empty (0 bytes)", _COPY),
-    "page.jpg": ("C2", b"<!DOCTYPE html><html></html>", "begins like HTML, SVG or XML", _CONVERT),
-    "drawing.jpg": ("C2", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "begins like HTML, SVG or XML", _CONVERT),
+    "page.jpg": ("C2", b"<!DOCTYPE html><html></html>", "begins like HTML", "Download the picture itself"),
+    "drawing.jpg": ("C2", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "begins like SVG or XML", _CONVERT),
     "folder.jpg": ("C2", Path.mkdir, "is a folder", _ODD_FILE),
     "pipe.png": ("C2", os.mkfifo, "is a pipe, socket or device", _ODD_FILE),
     "socket.png": ("C2", _bind_socket, "is a pipe, socket or device", _ODD_FILE),
@@ -137,7 +137,7 @@ BROKEN: dict[str, tuple[str, bytes | Callable[[Path], Any], str, str]] = {
     "nan.tif": ("C7", encoded(Image.fromarray(np.full((8, 8), np.nan, np.float32)), "TIFF"), "outside [0, 1]", "Scale"),
     "float.tif": ("C7", encoded(Image.fromarray(np.full((8, 8), 3, np.float32)), "TIFF"), "outside [0, 1]", "Scale"),
     "link.png": ("D1", lambda path: path.symlink_to("nowhere"), "is a link to nothing", "Remove the link"),
-    "pickle.png": ("E1", pickle.dumps(Payload()), "is not a picture", _CONVERT),
+    "pickle.png": ("E1", pickle.dumps(Payload()), "is not a picture", "Remove it, or copy"),
     "\x1b[31mred\n.png": ("E11", b"", "is empty (0 bytes)", _COPY),
 }
 
@@ -1297,7 +1297,7 @@ ROWS = [
     Row("F10 project", f"{PROJECT} @flat/00.png --out 'ö 1'", 0, "levels of 255", writes=("ö 1", "ö 1/*")),
     Row("A6 file: project", f"{PROJECT} @flat/00.png --out @file", 2, "@file: is a file", "Choose another"),
     Row("C1 project", f"{PROJECT} @broken/cut-half.jpg", 1, "file is cut short", "Copy it again"),
-    Row("C2 project", f"{PROJECT} @broken/page.jpg", 1, "begins like HTML", "Convert it"),
+    Row("C2 project", f"{PROJECT} @broken/page.jpg", 1, "begins like HTML", "Download the picture"),
     Row("D7 project", f"{PROJECT} @nowhere.png", 2, "@nowhere.png: no such file", "Check the path"),
     Row("B8 project's class", f"{PROJECT} @flat/00.png --class dgo", 2, "has no class dgo", "Did you mean dog"),
     Row("B8 project's space", f"{PROJECT} @flat/00.png --space w", 2, "is not projected into w", "Use z"),
