@@ -173,10 +173,19 @@ def plain_number(number: float) -> str:
 
 
 def nearest(word: str, known: Sequence[str]) -> list[str]:
-    """Up to three of `known` that `word` may have meant: spelled alike, or with the same last part."""
+    """Up to three of `known` that `word` may have meant.
+
+    They are those of its own section that are spelled alike, or else end alike, as optim.lr and optim.generator_lr do;
+    or else those of any section that are spelled alike, or have the same last part.
+    """
     import difflib
 
-    leaf = word.rpartition(".")[2]
+    section, _, leaf = word.rpartition(".")
+    beside = {name.rpartition(".")[2]: name for name in known if section and name.rpartition(".")[0] == section}
+    alike = [beside[other] for other in difflib.get_close_matches(leaf, list(beside), n=2)]
+    end_alike = [name for other, name in beside.items() if other.rpartition("_")[2] == leaf.rpartition("_")[2]]
+    if alike or end_alike:
+        return (alike or end_alike)[:3]
     leaves: dict[str, list[str]] = {}
     for name in known:
         leaves.setdefault(name.rpartition(".")[2], []).append(name)

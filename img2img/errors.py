@@ -61,17 +61,28 @@ class UsageFault(Fault):
 
 
 def unknown_name(subject: object, name: str, known: Iterable[str]) -> UsageFault:
-    """The fault of a `name` that is none of the `known`, with the nearest of them or else all."""
+    """The fault of a `name` that is none of the `known`, with those that may have been meant or else all."""
     return UsageFault(subject, f"{name!r} is unknown", suggestion(name, known))
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """What may have been meant by `name`: the nearest of the `known`, or else all in their order."""
+    """What may have been meant by `name`: all of the `known` that begin with it, or the nearest, or else all.
+
+    Case does not matter, and a hyphen is an underscore.
+    """
     import difflib
 
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"Did you mean {near[0]}?" if near else f"Known: {', '.join(names)}"
+    folded = {other: _folded(other) for other in names}
+    near = [other for other in names if name and folded[other].startswith(_folded(name))]
+    if not near:
+        closest = difflib.get_close_matches(_folded(name), folded.values(), n=1)
+        near = [other for other in names if folded[other] in closest]
+    return f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names)}"
+
+
+def _folded(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 class ImageFault(Fault):

@@ -349,6 +349,8 @@ def test_penalty_tables_are_laid_over_and_lists_replace(tmp_path: Path) -> None:
     [
         ("train.bacth=3", "train.bacth: there is no such key. Did you mean train.batch?"),
         ("batch=3", "batch: there is no such key. Did you mean train.batch?"),
+        ("optim.generator_lr=3", "Did you mean optim.lr or optim.discriminator_lr?"),
+        ("train.patch=3", "train.patch: there is no such key. Did you mean train.batch"),
         ("lr=3", "lr: there is no such key. Did you mean optim.lr?"),
         ("qqq.zzz=3", "qqq.zzz: there is no such key. `img2img recipes keys` lists every key"),
         ("train.batch.x=3", "train.batch.x: there is no such key"),

@@ -11,6 +11,7 @@ import click
 
 from img2img.version import __version__
 from img2img_cli.errors import run
+from img2img_cli.options import CommandGroup
 
 # name -> (module, one line of help); each module has `command`, a click command or group
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -32,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-class CommandTable(click.Group):
+class CommandTable(CommandGroup):
     """A group that knows its commands' names and short help without importing them, and reports errors in one form."""
 
     def main(
@@ -59,19 +60,6 @@ class CommandTable(click.Group):
             return None
         command: click.Command = importlib.import_module(f"img2img_cli.{COMMANDS[name][0]}").command
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
-            # click's own suggestions would look among imported commands only
-            from difflib import get_close_matches
-
-            near = get_close_matches(name, COMMANDS)
-            hint = f"Did you mean {' or '.join(near)}?" if near else f"The commands are {', '.join(COMMANDS)}."
-            raise click.UsageError(f"there is no command {name!r}. {hint}", ctx)
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -10,6 +10,7 @@ import click
 
 from img2img_cli.options import (
     PATH,
+    CommandGroup,
     FoldersCommand,
     device_option,
     folder_options,
@@ -19,7 +20,7 @@ from img2img_cli.options import (
 )
 
 
-@click.group("bench", short_help="Measure speed, modes found, and likelihood.")
+@click.group("bench", cls=CommandGroup, short_help="Measure speed, modes found, and likelihood.")
 def command() -> None:
     """Measure how fast this machine trains, what choices do to a game, and how likely test pictures are.
 

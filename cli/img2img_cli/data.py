@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from img2img_cli.options import PATH, FoldersCommand, folder_options, json_option, print_json
+from img2img_cli.options import PATH, CommandGroup, FoldersCommand, folder_options, json_option, print_json
 from img2img_cli.progress import can_draw
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _workers_option = click.option(
 )
 
 
-@click.group("data", short_help="Check, pack and split folders; make pairs of them.", no_args_is_help=True)
+@click.group("data", cls=CommandGroup, short_help="Check, pack and split folders; make pairs of them.")
 def command() -> None:
     """Check, pack and split folders of pictures, and make pairs out of one folder.
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from img2img_cli.options import PATH, AnyCommand, device_option, json_option, print_json, truncation_options
+from img2img_cli.options import (
+    PATH,
+    AnyCommand,
+    CommandGroup,
+    device_option,
+    json_option,
+    print_json,
+    truncation_options,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +28,7 @@ _SECONDS_OF_A_FRAME = 0.05
 _STEPS, _STEPS_OF_AN_ANIMATION = 8, 30
 
 
-@click.group("explore", short_help="Look into a generator: interpolations, mixed styles, neighbours.")
+@click.group("explore", cls=CommandGroup, short_help="Look into a generator: interpolations, mixed styles, neighbours.")
 def command() -> None:
     """Look into a generator that makes new pictures.
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from img2img_cli.options import PATH, json_option, number, print_json, use_suffix
+from img2img_cli.options import PATH, CommandGroup, json_option, number, print_json, use_suffix
 
 if TYPE_CHECKING:
     from img2img.checkpoint import ModelInfo, NetworkSpec
 
 
-@click.group("models", short_help="See, export and import model files.")
+@click.group("models", cls=CommandGroup, short_help="See, export and import model files.")
 def command() -> None:
     """See what a model file holds and which models ship with img2img; export models, and import other projects'.
 

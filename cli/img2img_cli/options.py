@@ -106,6 +106,22 @@ def _plain(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+class CommandGroup(click.Group):
+    """A group that names the nearest of its commands where there is none of a name."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, known = args[0], self.list_commands(ctx)
+        if name not in known and not name.startswith("-") and not ctx.resilient_parsing:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, known)
+            hint = f"Did you mean {' or '.join(near)}?" if near else f"The commands are {', '.join(known)}."
+            raise click.UsageError(f"there is no command {name!r}. {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
 class FoldersCommand(click.Command):
     """A command with `folder_options`: lets --pairs take one folder or two, which click's options cannot."""
 

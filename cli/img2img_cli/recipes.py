@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from img2img_cli.options import json_option, print_json
+from img2img_cli.options import CommandGroup, json_option, print_json
 
 
-@click.group("recipes", short_help="List and show recipes and configuration keys.")
+@click.group("recipes", cls=CommandGroup, short_help="List and show recipes and configuration keys.")
 def command() -> None:
     """List and show recipes, and the keys that --set takes.
 
@@ -77,11 +77,15 @@ def list_keys(word: str | None, as_json: bool) -> None:
       img2img recipes keys kimg
     """
     from img2img.config import describe_keys
+    from img2img.config_keys import nearest
     from img2img.errors import UsageFault
 
     rows = [row for row in describe_keys() if word is None or word in row["key"]]
-    if not rows:
-        raise UsageFault(word, "no key contains this", "`img2img recipes keys` lists every key")
+    if word is not None and not rows:
+        names = [row["key"] for row in describe_keys()]
+        near = nearest(word, [*dict.fromkeys(part for name in names for part in name.split(".")), *names])
+        mend = f"Did you mean {' or '.join(near)}?" if near else "`img2img recipes keys` lists every key"
+        raise UsageFault(word, "no key contains this", mend)
     if as_json:
         print_json({"keys": rows})
         return

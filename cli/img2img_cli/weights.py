@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from img2img_cli.options import PATH, json_option, print_json
+from img2img_cli.options import PATH, CommandGroup, json_option, print_json
 from img2img_cli.progress import Bar
 
 
-@click.group("weights", short_help="Bring in the weights of networks that measure.")
+@click.group("weights", cls=CommandGroup, short_help="Bring in the weights of networks that measure.")
 def command() -> None:
     """Bring in the weights of the networks that measure pictures, and see which are here.
 

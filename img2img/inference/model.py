@@ -32,7 +32,7 @@ from img2img.data.values import to_float, to_uint8, to_uint16
 from img2img.devices import choose_device, fastest_memory_format
 from img2img.distributed import World
 from img2img.draws import Draws
-from img2img.errors import Fault, ImageFault, UsageFault
+from img2img.errors import Fault, ImageFault, UsageFault, some_names
 from img2img.inference.latents import AT_ONCE, Centre, LatentSpace
 from img2img.inference.memory import OutOfMemory, activation_bytes, available_bytes, is_out_of_memory
 from img2img.inference.regions import CannotTile
@@ -577,8 +577,9 @@ class Model:
                 return len(classes)
             # where names are numbers, a number that is none of them is no place in the list either
             if not label.isdecimal() or any(name.isdecimal() for name in classes):
-                close = difflib.get_close_matches(label, classes, n=1)
-                mend = f"Did you mean {close[0]}?" if close else f"Its classes: {', '.join(classes)}"
+                # a number is no misspelling of another
+                close = [] if label.isdecimal() else difflib.get_close_matches(label, classes, n=1)
+                mend = f"Did you mean {close[0]}?" if close else f"Its classes: {some_names(classes)}"
                 raise UsageFault(option, f"{self.path} has no class {label}", mend)
         index = int(label)
         if not 0 <= index < len(classes):

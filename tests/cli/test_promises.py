@@ -847,6 +847,9 @@ ROWS = [
         "@misspelled: classes differ: model has cat,dog; folder has cat,dgo",
         "Did you mean dog?",
     ),
+    Row(
+        "D8 no such number", "sample sign-digits --class 10 --device cpu", 2, "has no class 10", "Its classes: 0, 1, 2"
+    ),
     Row("D8 sample a class", f"{SAMPLE} @sampler.safetensors --class dgo", 2, "has no class dgo", "Did you mean dog?"),
     Row("growth too long", f"{PROGAN} --set train.kimg=20", 2, "growing from 8 to 64", "growth.stable_kimg"),
     Row("growth from nowhere", f"{PROGAN} --set growth.start=24", 2, "growth.start: 24 is not half", "Use 4 or 8"),
@@ -975,6 +978,7 @@ ROWS = [
     Row("E4 weights unknown", "weights import @translator.safetensors", 2, "to no known network", "Known: incep"),
     Row("E4 weights input", "weights import @dots.safetensors --as alexnet --input x", 2, "does not fit", "Give"),
     Row("E6 weights name", "weights fetch inception-2051", 2, "'inception-2051' is unknown", "inception-2015"),
+    Row("E6 weights by half a name", "weights fetch inception", 2, "'inception' is", "inception-2015 or inception_v3?"),
     Row("E6 weights no checksum", "weights fetch squeezenet1_0", 2, "no address with a confirmed checksum", "import"),
     Row("F4 weights", "weights list", 0, "inception-2015"),
     # what is measured
@@ -1315,6 +1319,19 @@ ROWS = [
     Row("B8 latent and class", f"{LATENT} @sampler.safetensors --class cat", 2, "stands beside --latent", "Leave one"),
     # usage
     Row("F4 command", "trian", 2, "there is no command 'trian'", "Did you mean train?"),
+    Row(
+        "F4 command of a group", "models show", 2, "there is no command 'show'", "The commands are export, import, inf"
+    ),
+    *(
+        Row(f"F4 command of {group}", f"{group} {word}", 2, f"there is no command '{word}'", f"Did you mean {meant}?")
+        for group, word, meant in (
+            ("data", "chekc", "check"),
+            ("explore", "neighbors", "neighbours"),
+            ("weights", "fech", "fetch"),
+            ("bench", "sped", "speed"),
+            ("recipes", "lits", "list"),
+        )
+    ),
     Row("F4 recipe", "recipes show pix2pik", 2, "recipe pix2pik: there is no such recipe", "Did you mean pix2pix"),
     *each(MODEL_READERS, "F4 shipped name", "sign-digit", 2, "sign-digit: there is no such file", "Did you mean sign-"),
     Row("F4 key", "recipes keys nothing", 2, "nothing: no key contains this", "lists every key"),

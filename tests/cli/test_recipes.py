@@ -54,4 +54,5 @@ def test_keys_can_be_searched() -> None:
     assert keys == [f"augment.{name}" for name in ("flip", "enlarge", "zoom", *new)]
     result = run("keys", "no-such-thing")
     assert result.exit_code == 2
-    assert "no key contains this" in result.stderr
+    assert "no key contains this. `img2img recipes keys` lists every key" in result.stderr
+    assert "Did you mean watchdog or train.watchdog?" in run("keys", "wachdog").stderr
