@@ -266,7 +266,7 @@ def learned_by_heart(numbers: Numbers, settings: Settings) -> Iterator[Diagnosis
     r_t = E[sign D(real)] is 0 where it cannot tell and 1 where it is always right (Karras et al. 2020,
     arXiv:2006.06676, section 3.1, who hold it at 0.6). Of patches, of which each picture has many, it says less.
     """
-    if settings.get("discriminator.name") == "patch" or not _has_boundary(settings):
+    if not _may_learn_by_heart(settings):
         return
     passes = numbers.get("passes", 0.0)
     for name, value in _ending(numbers, "_sign_on_real"):
@@ -349,12 +349,42 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+# fault -> how the names of the monitors end that it is told from
+_MONITORS = {
+    "colour inversion": "_colour_correlation",
+    "copying": "_change",
+    "hidden copy": "_hidden",
+    "checkerboard": "_checkerboard",
+    "outputs alike": "_diversity",
+    "generator collapsed": "samples_diversity",
+    "one-sided collapse": "_undecided",
+    "the discriminator has won": "_undecided",
+    "learned by heart": "_sign_on_real",
+}
+
+
+def faults_watched(monitors: Iterable[str], settings: Settings) -> list[str]:
+    """The faults that are looked for in a run whose log has these monitors, as Diagnosis calls them."""
+    names = set(monitors)
+    needed = dict.fromkeys(_MONITORS, 1) | {"one-sided collapse": 2}
+    if not _may_learn_by_heart(settings):
+        del needed["learned by heart"]
+    told_from = {fault: [name for name in names if name.endswith(_MONITORS[fault])] for fault in needed}
+    told_from["outputs alike"] = [name for name in told_from["outputs alike"] if not name.startswith("samples")]
+    found = [fault for fault, count in needed.items() if len(told_from[fault]) >= count]
+    return [*found, "waiting for pictures", NON_FINITE]
+
+
 def _restrain(settings: Settings) -> tuple[str, str, str]:
     """What keeps a discriminator from being too strong: a penalty, or where there is one a smaller step."""
     if not settings.get("loss.penalties"):
         return "loss.penalties", "r1", "a discriminator that is less steep teaches more"
     rate = _number(settings, "optim.discriminator_lr") or _number(settings, "optim.lr") or 2e-4
     return "optim.discriminator_lr", _plain(rate / 2), "the discriminator then learns more slowly than the generator"
+
+
+def _may_learn_by_heart(settings: Settings) -> bool:
+    return settings.get("discriminator.name") != "patch" and _has_boundary(settings)
 
 
 def _has_boundary(settings: Settings) -> bool:

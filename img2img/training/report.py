@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from PIL import Image
 
 from img2img.atomic import write_text
 from img2img.training.charts import Series, line_chart, number
-from img2img.training.diagnosis import RULES, episodes
+from img2img.training.diagnosis import episodes, faults_watched
 from img2img.training.page import Picture, command, embed, escape, facts, film, page, section
 from img2img.translators import TRANSLATORS
 
@@ -80,7 +81,7 @@ def write_report(run_dir: str | Path) -> Path:
     name = run_dir.resolve().name
     title = f"{recipe['name']} · {name}" if recipe.get("name") else name
     body = (
-        _header(name, recipe)
+        _header(name, recipe, config)
         + _status(config, records, run_dir / "model.safetensors")
         + section("Faults", _faults(config, records))
         + section("Samples", _samples(run_dir / "samples"))
@@ -190,15 +191,24 @@ def log_series(records: Sequence[Mapping[str, Any]], group: str) -> list[Series]
 # --- parts of the page -----------------------------------------------------------------------------------------------
 
 
-def _header(name: str, recipe: Mapping[str, Any]) -> str:
+def _header(name: str, recipe: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     over = "Training run" + (f" of recipe {recipe['name']}" if recipe.get("name") else "")
-    lead = ". ".join(str(recipe[key]).strip().rstrip(".") for key in ("title", "paper") if recipe.get(key))
+    described = {**recipe, "title": _at_own_size(str(recipe.get("title", "")), config)}
+    lead = ". ".join(str(described[key]).strip().rstrip(".") for key in ("title", "paper") if described.get(key))
     expected = f'<p class="note">Expected: {escape(recipe["expected"])}</p>' if recipe.get("expected") else ""
     return (
         f'<header><p class="over">{escape(over)}</p><h1>{escape(name)}</h1>'
         + (f'<p class="lead">{escape(lead)}.</p>' if lead else "")
         + f"{expected}</header>\n"
     )
+
+
+def _at_own_size(title: str, config: Mapping[str, Any]) -> str:
+    """A recipe's title with the size of the run's pictures where it names its own, the last one if it grows."""
+    match config.get("data"):
+        case {"resolution": [int(height), int(width)]}:
+            return re.sub(r"\d+ x \d+(?!.* x \d)", f"{width} x {height}", title)
+    return title
 
 
 def _status(config: Mapping[str, Any], records: Sequence[Mapping[str, Any]], model: Path) -> str:
@@ -245,9 +255,12 @@ def _faults(config: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> 
     if not found:
         if returns:
             return returns
-        is_watched = any(series.name.endswith(" diversity") for series in log_series(records, "monitors"))
-        names = ", ".join(rule.__name__.replace("_", " ") for rule in RULES)
-        return f'<p class="note">None was seen of those that are watched: {escape(names)}.</p>\n' if is_watched else ""
+        tables = (record.get("monitors") for record in records)
+        monitors = {str(name) for table in tables if isinstance(table, dict) for name in table}
+        if not any(name.endswith("_diversity") for name in monitors):
+            return ""
+        names = ", ".join(faults_watched(monitors, settings))
+        return f'<p class="note">None was seen of those that are watched: {escape(names)}.</p>\n'
     parts = []
     for episode in found:
         diagnosis = episode.diagnosis

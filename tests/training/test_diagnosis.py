@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from img2img import translators
 from img2img.config import as_dict, resolve
 from img2img.losses import ADVERSARIAL
-from img2img.training.diagnosis import LINES, PASSES, RULES, Diagnosis, diagnose, episodes
+from img2img.training.diagnosis import LINES, PASSES, RULES, Diagnosis, diagnose, episodes, faults_watched
 
 HEALTHY = {
     f"{direction}_{key}": value
@@ -106,6 +107,37 @@ def test_every_rule_has_its_fault_here() -> None:
     told = {diagnosis.fault for changed, *_ in FAULTS for diagnosis in found("cyclegan-small", **changed)}
     told |= {diagnosis.fault for changed, *_ in FROM_NOISE for diagnosis in found("dcgan-small", **changed)}
     assert len(told) == len(FAULTS) + len(FROM_NOISE) == len(RULES)
+
+
+ALWAYS = ["waiting for pictures", "non-finite steps"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "monitors", "faults"),
+    [
+        (
+            "cyclegan-small",
+            [name for name in HEALTHY if name[0] in "abd" and not name.endswith("real")],
+            [fault for _, fault, *_ in FAULTS[:-2]] + ["the discriminator has won"],
+        ),
+        (
+            "dcgan-small",
+            ["samples_diversity", "samples_most_diversity", "discriminator_undecided", "discriminator_sign_on_real"],
+            ["generator collapsed", "the discriminator has won", "learned by heart"],
+        ),
+        ("pix2pix-small", ["a2b_diversity", "discriminator_sign_on_real"], ["outputs alike"]),
+        ("dcgan-small", ["discriminator_sign_on_real"], ["learned by heart"]),
+    ],
+)
+def test_what_is_watched_depends_on_the_kind_of_run(recipe: str, monitors: list[str], faults: list[str]) -> None:
+    assert faults_watched(monitors, as_dict(resolve(recipe))) == [*faults, *ALWAYS]
+
+
+def test_every_fault_that_may_be_told_is_among_those_watched() -> None:
+    watched = faults_watched(HEALTHY, as_dict(resolve("dcgan-small")))
+    assert {fault for _, fault, *_ in (*FAULTS, *FROM_NOISE)} <= set(watched)
+    table = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text("utf-8")
+    assert all(fault in table for fault in watched)
 
 
 @pytest.mark.parametrize(("changed", "fault", "where", "evidence", "setting"), FROM_NOISE)

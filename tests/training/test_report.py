@@ -150,7 +150,20 @@ def test_without_a_fault_what_was_watched_is_named_of_translators_only(tmp_path:
     assert "Faults" not in Page(write_report(run).read_text("utf-8")).text
     watch_in_vain(run, 0.5)
     text = Page(write_report(run).read_text("utf-8")).text
-    assert "None was seen of those that are watched: colour inversion, copying, " in text
+    names = "colour inversion, outputs alike, waiting for pictures, non-finite steps"
+    assert f"None was seen of those that are watched: {names}." in text
+
+
+def test_the_size_is_the_run_s_own_not_the_recipe_s(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for title, shown in (
+        ("Pairs, 128 x 128, on a laptop CPU", "Pairs, 48 x 32, on a laptop CPU"),
+        ("Growing, 8 x 8 to 128 x 128", "Growing, 8 x 8 to 48 x 32"),
+        ("Small", "Small"),
+    ):
+        config = CONFIG.replace("Small", title).replace("[32, 32]", "[32, 48]")
+        (run / "config.toml").write_text(config, "utf-8")
+        assert f"{shown}." in Page(write_report(run).read_text("utf-8")).text
 
 
 def test_returns_and_the_end_of_a_run_are_told_and_the_lines_given_up_are_not(tmp_path: Path) -> None:
