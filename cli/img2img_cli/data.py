@@ -115,6 +115,7 @@ def _report_as_dict(report: Report) -> dict[str, Any]:
     return {
         "kind": report.kind,
         "images": report.num_images,
+        "usable": report.usable,
         "counts": {printable(name): count for name, count in report.counts.items()},
         "faults": [{"subject": one.subject, "problem": one.problem, "mend": one.mend} for one in report.faults],
         "warnings": [printable(warning) for warning in report.warnings],
@@ -140,7 +141,10 @@ def _printable_groups(groups: list[list[str]]) -> list[list[str]]:
 def _report_lines(report: Report) -> list[str]:
     from img2img.errors import counted, printable
 
-    lines = [f"{counted(report.num_images, 'image')} ({report.kind})"]
+    total = counted(report.num_images, "image")
+    if report.usable < report.num_images:
+        total = f"{counted(report.num_images, 'file')}, {report.usable:,} of them usable"
+    lines = [f"{total} ({report.kind})"]
     share = report.kind == "classes" and report.num_images > 0
     for name, count in report.counts.items():
         of_all = f"  {count / report.num_images:>6.1%}" if share else ""

@@ -45,6 +45,7 @@ class Report:
     Attributes:
         kind: "images", "classes", "pairs" or "unpaired".
         counts: what it holds -> number of pictures: a folder, a class, "pairs".
+        usable: how many of all of them can be opened.
         faults: what training would refuse.
         warnings: what training accepts but the user should know.
         sizes: (width, height) -> number of pictures.
@@ -62,6 +63,7 @@ class Report:
 
     kind: str
     counts: dict[str, int] = field(default_factory=dict)
+    usable: int = 0
     faults: list[Fault] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -185,6 +187,7 @@ def check(
         else:
             seen[path] = outcome
     own = {path: seen[path] for group in groups.values() for path in group if path in seen}
+    report.usable = len(own)
     _tally(report, list(own.values()))
     if report.kind == "pairs" and len(pairs) == 2:
         _compare_pairs(report, groups, pairs, seen)
@@ -441,6 +444,7 @@ def _check_packs(paths: Sequence[PathLike]) -> Report:
         report.faults += verify_pack(opened)
         for name, lane in opened.lanes.items():
             report.counts[f"{path} ({name})"] = len(lane)
+            report.usable += len(lane)
             height, width = lane.size
             report.sizes[width, height] = report.sizes.get((width, height), 0) + len(lane)
     return report

@@ -32,17 +32,20 @@ def find_images(
     """list_images, of which there must be some.
 
     Args:
-        notes: receives a remark on pictures that are passed over for want of a suffix.
+        notes: receives remarks on what is passed over: pictures without a suffix, and links to folders.
 
     Raises:
         UsageFault: there are none, or as of list_images.
     """
     nameless: list[str] = []
-    files = list_images(root, follow_links=follow_links, exclude=exclude, nameless=nameless)
+    links: list[str] = []
+    files = list_images(root, follow_links=follow_links, exclude=exclude, nameless=nameless, links=links)
     if not files:
         raise no_images(root, nameless)
     if notes is not None and (pictures := _pictures(nameless)):
         notes.append(f"left out for want of a suffix such as .jpg: {_some(pictures)}")
+    if notes is not None and links:
+        notes.append(f"{_links(len(links))}, such as {min(links)}")
     return files
 
 
@@ -52,6 +55,7 @@ def list_images(
     follow_links: bool = False,
     exclude: Iterable[str | os.PathLike[str]] = (),
     nameless: list[str] | None = None,
+    links: list[str] | None = None,
 ) -> list[Path]:
     """All entries below `root` whose suffix is a picture's, sorted by name; `root` may also be one file.
 
@@ -62,6 +66,7 @@ def list_images(
     Args:
         exclude: files or folders (with everything below) that are left out, such as the output of this very run.
         nameless: receives the paths of files without any suffix, which are passed over.
+        links: receives those of links to folders that are not followed.
 
     Raises:
         UsageFault: `root` does not exist or a folder cannot be read.
@@ -78,7 +83,8 @@ def list_images(
     found: list[str] = []
     visited = {(status.st_dev, status.st_ino)}
     if excluded.isdisjoint(visited):
-        _walk(str(root), found, visited, excluded, follow_links, [] if nameless is None else nameless)
+        passed_over = ([] if nameless is None else nameless, [] if links is None else links)
+        _walk(str(root), found, visited, excluded, follow_links, *passed_over)
     found.sort(key=os.fsencode)
     return [Path(name) for name in found]
 
@@ -90,6 +96,7 @@ def _walk(
     excluded: set[tuple[int, int]],
     follow_links: bool,
     nameless: list[str],
+    links: list[str],
 ) -> None:
     folders = [top]
     while folders:
@@ -106,6 +113,8 @@ def _walk(
                 if identity is not None and identity not in visited and identity not in excluded:
                     visited.add(identity)
                     folders.append(entry.path)
+            elif entry.is_symlink() and _is_folder(entry, follow_links=True):
+                links.append(entry.path)
             elif not suffix and entry.is_file(follow_symlinks=False):
                 nameless.append(entry.path)
 
@@ -149,11 +158,15 @@ def _some(pictures: list[str]) -> str:
     return f"{counted(len(pictures), 'picture')}, such as {pictures[0]}"
 
 
+def _links(count: int) -> str:
+    return f"{counted(count, 'link')} to {'a folder is' if count == 1 else 'folders are'} not followed"
+
+
 def no_images(root: str | os.PathLike[str], nameless: Iterable[str] = ()) -> UsageFault:
     """The fault for a folder without pictures, which may hold `nameless` files without a suffix."""
     looked_for = ", ".join(sorted(SUFFIXES))
     links = _folder_links(root)
-    hint = f"; {links} of its entries are links to folders, which are not followed" if links else ""
+    hint = f"; {_links(links)}" if links else ""
     if pictures := _pictures(nameless):
         hint += f"; without any suffix there are {_some(pictures)}"
     return UsageFault(root, f"no images in it (looked for {looked_for}{hint})", "Check the path, or add pictures")

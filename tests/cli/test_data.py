@@ -59,7 +59,16 @@ class TestCheck:
         assert result.exit_code == 2
         assert "bad.jpg: is not a picture that can be read (it is a PDF). Convert it to PNG or JPEG" in result.stderr
         assert "2 problems" in result.stdout
+        assert "4 files, 2 of them usable (images)" in result.stdout
+        assert json.loads(run("check", "--images", tmp_path, "--json").stdout)["usable"] == 2
         assert "\x1b" not in result.output
+
+    def test_links_to_folders(self, tmp_path: Path) -> None:
+        fill(tmp_path / "x", 1)
+        (tmp_path / "x" / "more").symlink_to(fill(tmp_path / "y", 2))
+        result = run("check", "--images", tmp_path / "x")
+        assert f"warning: 1 link to a folder is not followed, such as {tmp_path / 'x' / 'more'}" in result.stdout
+        assert "1 image (images)" in result.stdout
 
     def test_json(self, tmp_path: Path) -> None:
         fill(tmp_path / "train", 2)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from img2img.data.files import is_junk, list_images, no_images
+from img2img.data.files import find_images, is_junk, list_images, no_images
 from img2img.errors import UsageFault
 
 
@@ -55,6 +55,12 @@ def test_links(tmp_path: Path) -> None:
     (inside / "broken.jpg").symlink_to(inside / "nowhere")
     assert names(inside) == ["a.jpg", "broken.jpg", "file.jpg"]
     assert names(inside, follow_links=True) == ["a.jpg", "broken.jpg", "file.jpg", "folder/b.jpg"]
+    notes: list[str] = []
+    find_images(inside, notes=notes)
+    assert notes == [f"2 links to folders are not followed, such as {inside / 'folder'}"]
+    notes.clear()
+    find_images(inside, follow_links=True, notes=notes)
+    assert notes == []
 
 
 def test_links_that_cross_are_walked_once(tmp_path: Path) -> None:
@@ -102,7 +108,7 @@ def test_missing_and_empty(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "link").symlink_to(tmp_path / "elsewhere")
     assert "no images in it (looked for .apng, .avif" in str(no_images(folder))
-    assert "1 of its entries are links to folders" in str(no_images(folder))
+    assert "1 link to a folder is not followed" in str(no_images(folder))
 
 
 def test_a_folder_that_fails_while_it_is_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
