@@ -37,7 +37,7 @@ from img2img.inference.latents import AT_ONCE, Centre, LatentSpace
 from img2img.inference.memory import OutOfMemory, activation_bytes, available_bytes, is_out_of_memory
 from img2img.inference.regions import CannotTile
 from img2img.inference.styling import StyledGenerator, class_by_folder, is_sound, read_reference
-from img2img.inference.tiles import SMALLEST_TILE, TILE_BYTES, TiledRun
+from img2img.inference.tiles import SMALLEST_TILE, TILE_BYTES, Plan, TiledRun, readable_bytes
 from img2img.networks.growing import Growing
 from img2img.networks.layers import draw_latents
 from img2img.shipped import find_model
@@ -107,6 +107,7 @@ class Model:
         self._unstyled: Model | None = None  # of a model with a style: the one without
         self._fatal_values: float = math.inf
         self._bytes_needed: dict[tuple[str, tuple[int, ...]], int] = {}
+        self._tiles_told: set[tuple[int | None, tuple[int, int] | None]] = set()
         # class, or None for all, to the mean w that truncation contracts to; filled as it is wanted
         self.style_centres: dict[int | None, Tensor] = {}
 
@@ -402,18 +403,7 @@ class Model:
                 side=side,
                 tile_bytes=self._bytes_for_tiles(result_bytes),
             )
-            plan = run.plan
-            _log.info(
-                "note: %s: %d × %d pixels %s, in tiles of %d × %d: the same picture up to rounding, in %d passes and "
-                "with %.1f GB of temporary files",
-                subject or "picture",
-                width,
-                height,
-                "do not fit into memory at once" if side is None else "are translated",
-                *reversed(plan.tile),
-                plan.num_sweeps,
-                plan.disk_bytes / 1e9,
-            )
+            self._tell_of_tiles(run.plan, side, (height, width), subject)
             return run.run()[0]
         except CannotTile as error:
             return OutOfMemory(str(error))
@@ -423,6 +413,23 @@ class Model:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return OutOfMemory("its tiles do not fit either")
+
+    def _tell_of_tiles(self, plan: Plan, side: int | None, size: tuple[int, int], subject: object) -> None:
+        """Say what a run in tiles takes: once for pictures of a size, and for all small ones that are to be tiled."""
+        told = (side, size if side is None or plan.disk_bytes >= _WORTH_TELLING else None)
+        if told in self._tiles_told:
+            return
+        self._tiles_told.add(told)
+        _log.info(
+            "note: %s: %d × %d pixels %s, in tiles of %d × %d: the same picture up to rounding, in %d passes and "
+            "with %s of temporary files",
+            subject or "picture",
+            *reversed(size),
+            "do not fit into memory at once" if side is None else "are translated",
+            *reversed(plan.tile),
+            plan.num_sweeps,
+            readable_bytes(plan.disk_bytes),
+        )
 
     def _bytes_for_tiles(self, result_bytes: int) -> int:
         if self.device.type == "cuda":
@@ -611,6 +618,7 @@ class Model:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
 
+_WORTH_TELLING = 1e8  # bytes of temporary files
 _SCALE_MEND = "Use --scale trained, or a factor such as --scale 0.5"
 
 

@@ -53,6 +53,11 @@ SMALLEST_TILE = 16  # pixels of a side
 _Course = dict[Layer, tuple[Layer, ...]]
 
 
+def readable_bytes(count: int) -> str:
+    """Such as "0.3 MB" and "1.5 GB"."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a run in tiles takes, known before it begins.
@@ -132,8 +137,8 @@ class TiledRun:
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
         if self.plan.disk_bytes > free:
-            needed = f"needs {self.plan.disk_bytes / 1e9:.1f} GB for temporary files"
-            raise CannotTile(f"it {needed} and {folder} has {free / 1e9:.1f} GB; TMPDIR may name another folder")
+            needed = f"needs {readable_bytes(self.plan.disk_bytes)} for temporary files"
+            raise CannotTile(f"it {needed} and {folder} has {readable_bytes(free)}; TMPDIR may name another folder")
         try:
             with torch.inference_mode():
                 return self._run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -326,6 +327,13 @@ def test_the_log_says_so(model: Model, caplog: pytest.LogCaptureFixture, monkeyp
     assert "tiles" not in caplog.text
     model.translate(pixels, tile=40)
     assert "picture: 96 × 64 pixels are translated, in tiles of 32 × 32" in caplog.text
+    assert re.search(r"passes and with \d+\.\d MB of temporary files", caplog.text)
+    model.translate(pixels[:60], tile=40)
+    assert caplog.text.count("tiles") == 1, "of other small pictures it is not said again"
+    monkeypatch.setattr(model_module, "_WORTH_TELLING", 0)
+    for height in (60, 50, 60):
+        model.translate(pixels[:height], tile=40)
+    assert caplog.text.count("tiles") == 3, "of large ones once for a size"
     monkeypatch.setattr(model_module, "activation_bytes", lambda *_: 1 << 60)
     monkeypatch.setattr(model_module, "_VALUES_WORTH_ASKING", 0)
     model.translate(pixels)
