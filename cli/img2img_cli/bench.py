@@ -32,7 +32,7 @@ def command() -> None:
     """
 
 
-@command.command("speed", cls=FoldersCommand, no_args_is_help=True)
+@command.command("speed", cls=FoldersCommand)
 @click.argument("recipe")
 @folder_options
 @world_option
@@ -85,7 +85,7 @@ def speed(
     click.echo(f"waiting for pictures {result.waiting:.1%} of the time; peak memory {result.peak_memory / 1e9:.2f} GB")
 
 
-@command.command("parzen", no_args_is_help=True)
+@command.command("parzen")
 @click.argument("model", type=PATH)
 @click.option("--images", type=PATH, required=True, metavar="FILE.npz",
               help="Arrays train_images and test_images; folders of pictures are not taken.")  # fmt: skip

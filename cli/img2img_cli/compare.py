@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from img2img.evaluation.compare import Row
 
 
-@click.command("compare", short_help="Put two metric cards side by side.", no_args_is_help=True)
+@click.command("compare", short_help="Put two metric cards side by side.")
 @click.argument("first", type=PATH)
 @click.argument("second", type=PATH)
 @json_option

@@ -282,9 +282,7 @@ class _Fractions(click.ParamType[tuple[float, float, float]]):
         return train, validation, test
 
 
-@command.command(
-    "split", cls=FoldersCommand, short_help="Divide pictures into train, validation and test.", no_args_is_help=True
-)
+@command.command("split", cls=FoldersCommand, short_help="Divide pictures into train, validation and test.")
 @click.option("--images", type=PATH, metavar="DIR", help="A folder of pictures.")
 @click.option("--classes", type=PATH, metavar="DIR", help="A folder of class folders, each divided alike.")
 @click.option(
@@ -351,8 +349,7 @@ def split_command(
             click.echo(f"{count:>8,}  {printable(out / part)}")
 
 
-@command.command("derive", short_help="Make pairs out of one folder: edges, gray, small, holes, noise, blur.",
-                 no_args_is_help=True)  # fmt: skip
+@command.command("derive", short_help="Make pairs out of one folder: edges, gray, small, holes, noise, blur.")
 @click.argument("kind", metavar="KIND")
 @click.argument("src", type=PATH)
 @click.argument("dst", type=PATH)

@@ -17,7 +17,7 @@ _CARD_SUFFIX = ".card.json"
 _LONGEST_NAME = 255  # bytes, on every usual file system
 
 
-@click.command("evaluate", short_help="Measure pictures, or a model, against real pictures.", no_args_is_help=True)
+@click.command("evaluate", short_help="Measure pictures, or a model, against real pictures.")
 @click.argument("real", type=PATH, required=False)
 @click.argument("fake", type=PATH, required=False)
 @click.option("--model", type=PATH, metavar="MODEL",

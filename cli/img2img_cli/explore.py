@@ -15,6 +15,7 @@ from img2img_cli.options import (
     device_option,
     json_option,
     print_json,
+    require_model_first,
     truncation_options,
 )
 
@@ -321,6 +322,7 @@ def neighbours(
     from img2img.inference.sheets import captioned
     from img2img_cli.progress import PartProgress
 
+    require_model_first(model, real)
     space = _open(model, device, out, labels, seed, truncation, centre)
     numbers = parse_numbers(pictures, "--pictures")
     preparation = preparation_for(space, max_pixels=max_pixels or MAX_PIXELS, allow_truncated=allow_truncated)

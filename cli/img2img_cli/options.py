@@ -81,6 +81,19 @@ def truncation_options(command: AnyCommand) -> AnyCommand:
     return command
 
 
+def require_model_first(model: Path, other: Path) -> None:
+    """Refuse arguments in the wrong order: a folder or a picture where a model is to be named, and a model after it."""
+    from img2img.data.decode import SUFFIXES
+    from img2img.errors import UsageFault
+    from img2img.shipped import SUFFIX, shipped_models
+
+    is_picture = model.suffix.lower() in SUFFIXES
+    is_model = other.suffix == SUFFIX or (str(other) in shipped_models() and not other.exists())
+    if is_model and (is_picture or model.is_dir()):
+        what = "a picture" if is_picture else "a folder"
+        raise UsageFault(model, f"is {what}, not a model; MODEL comes first", f"Write {other} before it")
+
+
 def print_json(result: Mapping[str, Any]) -> None:
     """The one JSON object of --json on stdout; paths become texts and dataclasses objects."""
     click.echo(json.dumps(result, default=_plain, allow_nan=False))

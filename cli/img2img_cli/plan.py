@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from img2img.training.plan import Plan
 
 
-@click.command(
-    "plan", cls=FoldersCommand, short_help="Propose settings for your pictures and machine.", no_args_is_help=True
-)
+@click.command("plan", cls=FoldersCommand, short_help="Propose settings for your pictures and machine.")
 @click.argument("recipe")
 @folder_options
 @click.option(

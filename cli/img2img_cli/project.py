@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from img2img_cli.options import PATH, device_option, json_option, number, print_json
+from img2img_cli.options import PATH, device_option, json_option, number, print_json, require_model_first
 from img2img_cli.progress import FolderProgress
 
 if TYPE_CHECKING:
     from img2img.inference.projection import ProjectionSpace
 
 
-@click.command("project", short_help="Find the latent whose picture is nearest to yours.", no_args_is_help=True)
+@click.command("project", short_help="Find the latent whose picture is nearest to yours.")
 @click.argument("model", type=PATH)
 @click.argument("image", type=PATH)
 @click.option("--out", type=PATH, default=Path("projection"), show_default=True, metavar="DIR",
@@ -66,6 +66,7 @@ def command(
     from img2img.inference.projection import NUM_CANDIDATES, Projector, open_distance, prepare_target, write_latent
     from img2img.inference.sheets import make_grid
 
+    require_model_first(model, image)
     if not image.exists():
         raise UsageFault(image, "no such file", "Check the path")
     loaded = Model.load(model, device)

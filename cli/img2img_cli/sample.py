@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from img2img.inference.model import Model
 
 
-@click.command("sample", short_help="Make new pictures with a model.", no_args_is_help=True)
+@click.command("sample", short_help="Make new pictures with a model.")
 @click.argument("model", type=PATH)
 @click.option("--out", type=PATH, default=Path("samples"), show_default=True, metavar="DIR|FILE",
               help="A folder for single files, or a picture file for all of them in a grid.")  # fmt: skip

@@ -20,7 +20,7 @@ from img2img_cli.options import (
 )
 
 
-@click.command("train", cls=FoldersCommand, short_help="Train a recipe on your pictures.", no_args_is_help=True)
+@click.command("train", cls=FoldersCommand, short_help="Train a recipe on your pictures.")
 @click.argument("recipe", required=False)
 @folder_options
 @world_option

@@ -10,15 +10,13 @@ from typing import Any, BinaryIO
 
 import click
 
-from img2img_cli.options import PATH, device_option, json_option, print_json
+from img2img_cli.options import PATH, device_option, json_option, print_json, require_model_first
 from img2img_cli.progress import FolderProgress
 
 _LARGEST_INPUT = 1 << 30  # bytes from standard input
 
 
-@click.command(
-    "translate", short_help="Translate a picture or a folder of pictures with a model.", no_args_is_help=True
-)
+@click.command("translate", short_help="Translate a picture or a folder of pictures with a model.")
 @click.argument("model", type=PATH)
 @click.argument("src", type=PATH)
 @click.argument("dst", type=PATH)
@@ -139,6 +137,7 @@ def command(
     from img2img.inference import folder
     from img2img.inference.model import Model, parse_scale, parse_tile
 
+    require_model_first(model, src)
     _check_colour(background)
     world = World()
     shares = shard is None and world.size > 1

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from img2img.config import ARRAYS_SUFFIX
+from img2img.data.arrays import is_arrays
 from img2img.data.decode import MAX_PIXELS
 from img2img.devices import choose_device
 from img2img.distributed import World
@@ -127,6 +129,10 @@ def evaluate(
             raise unknown_name("--measure", name, known_measures())
     if 0 < resamples < FEWEST:
         raise UsageFault("--resamples", f"{resamples} are too few for an interval", f"Use 0, or at least {FEWEST}")
+    for path in (real, fake, source):
+        if path is not None and not os.path.exists(path):
+            problem = "there is no such file" if is_arrays(path) else "no such folder"
+            raise UsageFault(path, problem, "Check the path")
     world, chosen = World(), choose_device(device)
     world.join(chosen)
     try:

@@ -214,6 +214,19 @@ def test_a_traceback_is_shown_with_debug_only(failing: Callable[[BaseException],
         (["recipes", "list", "--jsn"], "'--jsn'"),
         (["train", "dcgan", "--device", "gpu"], "'gpu' is no device"),
         (["train", "dcgan", "extra"], "unexpected extra argument (extra)"),
+        *(
+            (line.split(), f"img2img {line}: Missing argument '{argument}'. See `img2img {line} --help`")
+            for line, argument in (
+                ("sample", "MODEL"),
+                ("translate", "MODEL"),
+                ("project", "MODEL"),
+                ("evaluate", "REAL"),
+                ("compare", "FIRST"),
+                ("plan", "RECIPE"),
+                ("data derive", "KIND"),
+                ("explore neighbours", "MODEL"),
+            )
+        ),
         (["train", "dcgan", "--out"], "img2img train: Option '--out' requires an argument"),
         (["data", "check", "--images"], "img2img data check: Option '--images' requires an argument"),
         (["train", "--images", "x", "--images", "y", "dcgan"], "x and y are given, and it takes one folder"),

@@ -796,6 +796,15 @@ ROWS = [
     Row("C1 picture cut short", f"{TRANSLATE} @broken/cut-half.jpg a.png", 1, "file is cut short", "allow-truncated"),
     Row("C1 strict", f"{TRANSLATE} @only-bad out --strict", 1, "cut-half.jpg: ", "Copy it again", writes=TRANSLATED),
     # output and input
+    *(
+        Row(f"arguments in the other order: {line.split()[0]} {what}", line, 2, f"is {what}, not a model", "before it")
+        for what, line in (
+            ("a folder", "translate @flat @translator.safetensors out"),
+            ("a picture", "translate @flat/00.png @translator.safetensors out"),
+            ("a picture", "project @flat/00.png sign-digits"),
+            ("a folder", "explore neighbours @few @sampler.safetensors"),
+        )
+    ),
     Row("D4 same folder", f"{TRANSLATE} @flat @flat", 2, "@flat: output and input are the same", "--in-place"),
     Row("D4 same folder, another name", f"{TRANSLATE} @flat @few/../flat", 2, "same folder", "--in-place"),
     Row("D4 same file", f"{TRANSLATE} @flat/00.png @flat/00.png", 2, "is the picture itself", "--in-place"),
@@ -1023,6 +1032,8 @@ ROWS = [
     ),
     Row("C1 real", f"{EVALUATE} @some-bad @ten", 2, "@some-bad/empty.png: is empty", "Copy it again"),
     Row("D7 empty: evaluate", f"{EVALUATE} @empty @ten", 2, "@empty: no images in it", "Check the path"),
+    Row("D7 missing, without weights", "evaluate @flat @nowhere", 2, "@nowhere: no such folder", "Check the path"),
+    Row("D7 missing arrays: evaluate", "evaluate @none.npz @flat", 2, "@none.npz: there is no such file", "Check the"),
     Row("D7 missing: evaluate", f"{EVALUATE} @flat @nowhere", 2, "@nowhere: no such folder", "Check the path"),
     Row(
         "A6 card's name",

@@ -174,10 +174,13 @@ def test_what_is_wrong_is_said_at_once_and_nothing_starts(
     assert training.calls == []
 
 
-def test_the_bare_command_shows_its_help() -> None:
+def test_the_bare_command_says_what_is_missing() -> None:
     result = run()
     assert result.exit_code == 2
-    assert "Usage: img2img train" in result.stderr
+    assert [line.partition(" is ")[0] for line in result.stderr.splitlines()] == [
+        "error: RECIPE:",
+        "error: data: nothing to learn from",
+    ]
 
 
 def test_a_dry_run_prints_a_configuration_that_can_be_used(training: Training, here: Path) -> None:
