@@ -356,6 +356,7 @@ _MONITORS = {
     "hidden copy": "_hidden",
     "checkerboard": "_checkerboard",
     "outputs alike": "_diversity",
+    "no gradient": "_gradient_norm",
     "generator collapsed": "samples_diversity",
     "one-sided collapse": "_undecided",
     "the discriminator has won": "_undecided",

@@ -150,7 +150,7 @@ def test_without_a_fault_what_was_watched_is_named_of_translators_only(tmp_path:
     assert "Faults" not in Page(write_report(run).read_text("utf-8")).text
     watch_in_vain(run, 0.5)
     text = Page(write_report(run).read_text("utf-8")).text
-    names = "colour inversion, outputs alike, waiting for pictures, non-finite steps"
+    names = "colour inversion, outputs alike, no gradient, waiting for pictures, non-finite steps"
     assert f"None was seen of those that are watched: {names}." in text
 
 
