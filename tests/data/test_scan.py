@@ -58,7 +58,9 @@ def test_a_name_takes_little_memory(tmp_path: Path) -> None:
     """PROMISES D11: 100,000 of them 60 MB at most."""
     few, many = make_names(tmp_path / "few", 1000), make_names(tmp_path / "many", 3000)
     list_images(few)
-    assert (peak_of(list_images, many) - peak_of(list_images, few)) / 2000 < 600
+    # the least of several: what tests before this one left to be collected may be counted
+    most, least = (min(peak_of(list_images, root) for _ in range(3)) for root in (many, few))
+    assert (most - least) / 2000 < 600
 
 
 @pytest.mark.parametrize(
