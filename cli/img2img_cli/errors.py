@@ -6,12 +6,16 @@ stopped by signal n. A traceback is shown with --debug only.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -45,8 +49,16 @@ _ENVIRONMENT_ERRORS = frozenset(
 )
 
 
+class _Terminated(BaseException):
+    """SIGTERM: like KeyboardInterrupt, so that what was begun is cleared away."""
+
+
 def run(command: click.Command, args: Sequence[str] | None, prog_name: str, **extra: Any) -> NoReturn:
     """Run `command` on `args` (the process's own by default) and exit; an int that a command returns is the code."""
+    ending: list[int] = []
+    if args is None:
+        atexit.register(_end_beside_threads, ending)  # the first to be registered is the last to run
+        _handle_sigterm()
     words = list(sys.argv[1:] if args is None else args)
     options = words[: words.index("--")] if "--" in words else words
     debug, as_json = "--debug" in options, "--json" in options
@@ -59,7 +71,31 @@ def run(command: click.Command, args: Sequence[str] | None, prog_name: str, **ex
     except BrokenPipeError:
         _silence()
         code = _BROKEN_PIPE
+    ending.append(code)
     sys.exit(code)
+
+
+def _end_beside_threads(ending: list[int]) -> None:
+    """Where daemon threads are still at work, end the process with the code in `ending` while the interpreter is whole.
+
+    A thread that comes back from a library such as torch to an interpreter that is being torn down ends the process by
+    SIGABRT. Everything else that an interpreter does at exit has been done by now.
+    """
+    if ending and any(thread.daemon for thread in threading.enumerate()):
+        with contextlib.suppress(OSError, ValueError):  # told already, by run
+            _flush()
+        os._exit(ending[0])
+
+
+def _handle_sigterm() -> None:
+    """Let SIGTERM raise _Terminated, unless whoever started the process has it ignored; a second one ends it."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise _Terminated
+
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, terminate)
 
 
 def _run(command: click.Command, words: list[str], prog_name: str, *, debug: bool, as_json: bool, **extra: Any) -> int:
@@ -111,6 +147,8 @@ def describe(error: BaseException, command_path: str = "img2img") -> tuple[list[
         return [printable(error.format_message())], error.exit_code
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return ["stopped by the keyboard"], _INTERRUPTED
+    if isinstance(error, _Terminated):
+        return [f"stopped by signal {signal.SIGTERM.value}"], 128 + signal.SIGTERM
     if isinstance(error, SystemExit):
         return [], error.code if isinstance(error.code, int) else 1
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT_ERRORS:

@@ -255,6 +255,94 @@ def test_describe_escapes_what_could_drive_a_terminal() -> None:
     assert line.isprintable()
 
 
+# --- the end of the process
+
+
+def run_script(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("thread", [True, False])
+@pytest.mark.parametrize(
+    ("event", "code", "said"),
+    [
+        ("pass", 3, ""),
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, "stopped by the keyboard\n"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", 143, "stopped by signal 15\n"),
+    ],
+)
+def test_the_interpreter_is_not_torn_down_beneath_a_thread(event: str, code: int, said: str, thread: bool) -> None:
+    """What is registered for the exit is done all the same. An object of a module tells when that is torn down."""
+    script = f"""
+import atexit, os, signal, sys, threading, types
+import click
+from img2img_cli.errors import run
+
+class Last:
+    def __del__(self): print("torn down")
+
+begun = threading.Event()
+sys.modules["apart"] = types.ModuleType("apart")
+sys.modules["apart"].last = Last()
+
+def work():
+    begun.set()
+    while {thread}: pass
+
+@click.command()
+def command():
+    atexit.register(print, "at exit")
+    threading.Thread(target=work, daemon=True).start()
+    begun.wait()
+    {event}
+    return 3
+
+run(command, None, "img2img")
+"""
+    ended = run_script(script)
+    end = "at exit\n" if thread else "at exit\ntorn down\n"
+    assert (ended.returncode, ended.stderr, ended.stdout) == (code, said, end)
+
+
+def test_a_thread_that_is_inside_torch_does_not_abort_the_process() -> None:
+    """It is in a product of matrices when the keyboard stops the command, and still when that has waited for it."""
+    script = """
+import os, signal
+import click
+from img2img_cli.errors import run
+
+@click.command()
+def command():
+    import torch
+    from img2img.data.threads import map_in_threads
+
+    torch.set_num_threads(1)
+    square = torch.ones(2500, 2500, dtype=torch.float64)
+
+    def work(index):
+        while index: square @ square
+
+    for _ in map_in_threads(work, range(2), workers=2, timeout=60):
+        os.kill(os.getpid(), signal.SIGINT)
+
+run(command, None, "img2img")
+"""
+    ended = run_script(script)
+    assert (ended.returncode, ended.stderr) == (130, "stopped by the keyboard\n")
+
+
+def test_an_ignored_sigterm_stays_ignored() -> None:
+    script = """
+import os, signal
+import click
+from img2img_cli.errors import run
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+run(click.Command("command", callback=lambda: os.kill(os.getpid(), signal.SIGTERM) or 3), None, "img2img")
+"""
+    assert run_script(script).returncode == 3
+
+
 # --- pipes, encodings, terminals
 
 
