@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from img2img_cli.options import PATH, CommandGroup, FoldersCommand, folder_options, json_option, print_json
-from img2img_cli.progress import can_draw
+from img2img_cli.progress import FolderProgress, can_draw
 
 if TYPE_CHECKING:
     from img2img.data.check import Report
@@ -402,7 +402,7 @@ def derive_command(
     from img2img.errors import printable
 
     given = {"sigma": sigma, "threshold": threshold, "factor": factor, "amount": amount}
-    with _progress("made") as progress:
+    with FolderProgress() as progress:
         derived = derive(
             kind,
             src,

@@ -105,6 +105,8 @@ class FolderProgress(Bar):
         self.show(done, total, partial(self._line, done, total))
 
     def _line(self, done: int, total: int) -> str:
+        if done == 0:
+            return f"0 of {total:,} {self._what}"
         rate = done / (time.monotonic() - self._started)
         left = (total - done) / rate / 60
         return f"{done:,} of {total:,} {self._what}  {rate:.2f} {self._what}/s  {left:.0f} min to go"

@@ -7,6 +7,7 @@ pictures and the originals are pairs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -103,7 +104,7 @@ def derive(
         seed: of holes and noise, which also depend on the picture's name below `src`.
         workers: threads; 0 takes the number of cores.
         max_pixels, allow_truncated: as in open_image.
-        progress: called with (pictures done, pictures in all).
+        progress: called with (pictures done, pictures in all), before the first and after each.
 
     Raises:
         UsageFault: unknown kind, a setting that is not its own or out of bounds, no usable pictures, or `dst` exists.
@@ -126,7 +127,6 @@ def derive(
         try:
             picture = open_image(sources[index], max_pixels=max_pixels, allow_truncated=allow_truncated)
             place = temporary / names[index]
-            place.parent.mkdir(parents=True, exist_ok=True)
             save_image(place, change(picture, names[index]), format="PNG")
         except ImageFault as fault:
             return fault
@@ -135,6 +135,10 @@ def derive(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
+        for name in names:
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+        if progress is not None:
+            progress(0, len(sources))
         outcomes = map_in_threads(
             make,
             range(len(sources)),
@@ -157,9 +161,17 @@ def derive(
     except OSError as error:
         raise write_fault(target, error) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove_in_use(temporary)
     derived.seconds = time.monotonic() - started
     return derived
+
+
+def _remove_in_use(folder: Path) -> None:
+    """Remove a folder into which threads may still write: under another name, they find it no more."""
+    doomed = temporary_beside(folder)
+    with contextlib.suppress(OSError):
+        folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _names(root: Path, sources: list[Path]) -> list[str]:
@@ -258,9 +270,31 @@ def find_edges(grey: Tensor, *, sigma: float, threshold: float) -> Tensor:
     kernel = 2 * margin + 1
     # edges are repeated all around, since the frame of a picture is no edge
     padded = F.pad(grey, [margin + 2] * 4, mode="replicate")
-    _, edges = canny(padded, threshold / 2, threshold, (kernel, kernel), (sigma, sigma))
+    # kornia's own hysteresis goes over the whole picture for each pixel that the longest line grows by
+    _, weak_and_strong = canny(padded, threshold / 2, threshold, (kernel, kernel), (sigma, sigma), hysteresis=False)
     inner = slice(margin + 2, -margin - 2)
-    return 1 - edges[..., inner, inner]
+    return 1 - _follow(weak_and_strong)[..., inner, inner]
+
+
+def _follow(edges: Tensor) -> Tensor:
+    """Hysteresis: (1, 1, H, W) of 1 where strong, 0.5 where weak -> 1 where strong or led to by neighbours, else 0.
+
+    Each pixel is looked at from its neighbours once, however long the lines are.
+    """
+    levels = np.pad(edges[0, 0].numpy(), 1)  # so that every pixel has eight neighbours
+    width = levels.shape[1]
+    kept, weak = (levels == 1).ravel(), (levels == 0.5).ravel()
+    newest = np.flatnonzero(kept)
+    while newest.size:
+        reached = []
+        for step in (1, width - 1, width, width + 1):
+            for neighbours in (newest - step, newest + step):
+                neighbours = neighbours[weak[neighbours]]
+                weak[neighbours] = False  # so that none is reached twice
+                reached.append(neighbours)
+        newest = np.concatenate(reached)
+        kept[newest] = True
+    return torch.from_numpy(kept.reshape(levels.shape)[1:-1, 1:-1].astype(np.float32))[None, None]
 
 
 def blur(images: Tensor, *, sigma: float) -> Tensor:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +18,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from img2img.data.decode import open_image
-from img2img.data.derive import KINDS, add_noise, blur, cut_holes, derive, find_edges, shrink_and_enlarge
+from img2img.data.derive import KINDS, _follow, add_noise, blur, cut_holes, derive, find_edges, shrink_and_enlarge
 from img2img.draws import Draws
 from img2img.errors import UsageFault
 from img2img_cli import main
@@ -54,6 +58,42 @@ def test_edges_are_thin_black_lines_where_the_step_is_and_not_at_the_frame() -> 
     assert set(black[:, 1].tolist()) <= {19, 20}
     assert (edges[0, 0] == 0).sum(dim=1).tolist() == [1] * 32  # one pixel wide, from the top to the bottom
     assert find_edges(grey * 0.1, sigma=1.0, threshold=0.2).min() == 1  # too little contrast
+
+
+@pytest.mark.parametrize("size", [(3, 3), (3, 9), (17, 40), (64, 31), (200, 300)])
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
+def test_lines_are_followed_as_by_kornia(size: tuple[int, int], sigma: float) -> None:
+    from kornia.filters import canny
+
+    generator = torch.Generator().manual_seed(sum(size))
+    fine = torch.rand(1, 1, *size, generator=generator)
+    coarse = torch.nn.functional.interpolate(torch.rand(1, 1, 8, 8, generator=generator), size=size, mode="bicubic")
+    for grey, threshold in ((fine, 0.9), (coarse.clamp(0, 1), 0.35), (0.5 * fine + 0.5 * coarse, 0.5)):
+        _, weak_and_strong = canny(grey, threshold / 2, threshold, 5, (sigma, sigma), hysteresis=False)
+        _, expected = canny(grey, threshold / 2, threshold, 5, (sigma, sigma), hysteresis=True)
+        assert torch.equal(_follow(weak_and_strong), expected)
+        if size == (200, 300):
+            strong = weak_and_strong == 1
+            assert strong.sum() < expected.sum() < (weak_and_strong > 0).sum(), "nothing was followed, or all"
+
+
+def test_one_strong_pixel_keeps_a_weak_line_to_its_end() -> None:
+    """A spiral whose turns do not touch; and a line that nothing strong leads to."""
+    spiral = torch.zeros(61, 61)
+    row, column, ahead = 0, 0, (0, 1)
+    spiral[0, 0] = 0.5
+    for length in [60, *(side for side in range(60, 2, -2) for _ in range(2))]:
+        for _ in range(length):
+            row, column = row + ahead[0], column + ahead[1]
+            spiral[row, column] = 0.5
+        ahead = (ahead[1], -ahead[0])
+    expected = (spiral > 0).float()
+    assert expected.sum() > 1800
+    assert torch.equal(_follow(spiral[None, None]), torch.zeros(1, 1, 61, 61))
+    spiral[row, column] = 1
+    assert torch.equal(_follow(spiral[None, None])[0, 0], expected)
+    apart = torch.tensor([[1.0, 0.5, 0.0, 0.5], [0.0, 0.0, 0.0, 0.5], [0.5, 0.0, 1.0, 0.0]])
+    assert _follow(apart[None, None])[0, 0].tolist() == [[1, 1, 0, 1], [0, 0, 0, 1], [0, 0, 1, 0]]
 
 
 def test_blur_spreads_a_point_by_sigma_and_keeps_its_sum() -> None:
@@ -203,6 +243,59 @@ def test_nothing_is_left_of_a_run_that_fails(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(Exception, match="no space"):
         derive("gray", source, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_picture_that_is_late_brings_no_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread is still at work when the run has failed and its folder is gone."""
+    from img2img.data import derive as deriving
+
+    source = fill(tmp_path / "photos")
+    begun, gone, ended = threading.Event(), threading.Event(), threading.Event()
+    save = deriving.save_image
+
+    def late(place: Path, *arguments: object, **options: object) -> None:
+        if place.name != "e.png":
+            assert begun.wait(20)
+            raise OSError(28, "No space left on device")
+        begun.set()
+        try:
+            gone.wait(20)
+            save(place, *arguments, **options)  # type: ignore[arg-type]
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(deriving, "save_image", late)
+    with pytest.raises(Exception, match="no space"):
+        derive("gray", source, tmp_path / "out", workers=4)
+    gone.set()
+    assert ended.wait(20)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "the keyboard"), (signal.SIGTERM, "signal 15")])
+def test_a_signal_while_it_works_leaves_nothing(number: signal.Signals, said: str, tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    source.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (1500, 2000), np.uint8)
+    for index in range(8):
+        Image.fromarray(pixels).save(source / f"{index}.bmp")
+    words = [sys.executable, "-m", "img2img_cli", "data", "derive", "edges", str(source), str(tmp_path / "edges")]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".img2img-*.tmp/*.png")):  # the others are in the middle of torch
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.kill(process.pid, number)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (128 + number, f"stopped by {said}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_progress_begins_before_the_first_picture_is_done(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    derive("gray", fill(tmp_path / "photos"), tmp_path / "gray", progress=lambda *counts: calls.append(counts))
+    assert calls == [(done, 4) for done in range(5)]
 
 
 def test_two_originals_of_one_name_are_refused(tmp_path: Path) -> None:
