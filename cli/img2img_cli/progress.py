@@ -19,9 +19,11 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 def duration(seconds: float) -> str:
-    """A length of time as a person says it: "45 s", "12 min", "3.4 h"."""
+    """A length of time as a person says it: "45 s", "12 min", "3.4 h", "1,450 days"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
+    if seconds >= 96 * 3600:
+        return f"{seconds / 86400:,.0f} days"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 

@@ -43,7 +43,7 @@ from img2img.training.run_folder import RunFolder
 from img2img.training.samples import draw_grid
 from img2img.training.schedules import due
 from img2img.training.signals import StopSignals
-from img2img.training.speed import time_kinds_of_steps
+from img2img.training.speed import Patience, time_kinds_of_steps
 from img2img.training.standing import Standing
 from img2img.training.watchdog import ROLLBACKS, Alarm, Watchdog
 from img2img.version import __version__
@@ -778,8 +778,12 @@ def _duration(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
 
 
-def estimate(prepared: Prepared, evaluation: Evaluation | None) -> TrainResult:
-    """Time a few steps on the first images, and some of an evaluation, in memory only, and scale up."""
+def estimate(prepared: Prepared, evaluation: Evaluation | None, patience: Patience | None = None) -> TrainResult:
+    """Time a few steps on the first images, and some of an evaluation, in memory only, and scale up.
+
+    Args:
+        patience: how long steps may be timed for.
+    """
     train = prepared.config.train
     total = round(train.kimg * 1000)
     evaluations = 0 if evaluation is None else math.ceil(train.kimg / train.eval_kimg)
@@ -790,7 +794,7 @@ def estimate(prepared: Prepared, evaluation: Evaluation | None) -> TrainResult:
     starts = [start for start in growth.starts() if start < total]
     for start, end in pairwise([*starts, total]):  # at each size that the networks grow through
         prepared.engine.go_to(start)
-        speed = time_kinds_of_steps(prepared)
+        speed = time_kinds_of_steps(prepared, patience)
         seconds += (end - start) / speed.images_per_second
         peak = max(peak, speed.peak_memory)
     return TrainResult(

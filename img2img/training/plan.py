@@ -6,27 +6,31 @@ rests on somebody's rule, its reason says whose.
 
 from __future__ import annotations
 
+import logging
 import math
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from img2img import translators
-from img2img.config import Config, DataPaths, as_dict, load_recipe, overlaid, resolve
+from img2img.config import Config, DataPaths, as_dict, load_recipe, overlaid, recipe_names, resolve
 from img2img.config_keys import toml, toml_or_none
 from img2img.data.survey import Survey, survey
 from img2img.devices import peak_memory
 from img2img.distributed import World
-from img2img.errors import Faults, UsageFault, printable
+from img2img.errors import Faults, UsageFault, counted, printable
 from img2img.inference.memory import available_bytes, is_out_of_memory
 from img2img.losses import RelativisticAverage
 from img2img.networks.layers import mixes_samples
 from img2img.training.loop import TrainResult, estimate, open_evaluation
-from img2img.training.prepare import Prepared, check, choose_hardware, prepare
+from img2img.training.prepare import Prepared, check, choose_hardware, few_batches, prepare
+from img2img.training.speed import Patience, kinds_of_steps
+
+_log = logging.getLogger("img2img.training")
 
 # Below this many pictures discriminators learn them by heart (guidelines of StyleGAN3's program, docs/configs.md) ...
 FEW_PICTURES = 30_000
@@ -40,6 +44,8 @@ _LONGEST, _USUAL = {True: 20_000, False: 4_000}, {True: 3_000, False: 2_000}
 _FRACTIONS = [(numerator, 8 << halvings) for halvings in range(5) for numerator in (7, 6, 5, 4)]
 _MARGIN = 0.9  # of the memory there is
 _SMALLEST_MIXED = 4  # images of a micro-batch where they are normalised together; minibatch_std's group
+_PATIENCE = 100.0  # seconds for all steps that are tried, where single ones allow it
+_TOO_LONG = 86400.0  # seconds of a run
 _STYLEGAN2_ADA = "Karras et al. 2020, arXiv:2006.06676"
 
 
@@ -91,6 +97,8 @@ class Plan:
 def plan(recipe: str, data: DataPaths, *, sets: Sequence[str] = (), device: str = "auto") -> Plan:
     """Look at the data, propose settings, and train some steps with them in memory. Nothing is written.
 
+    What is tried is logged. Where steps take long, fewer and smaller ones are tried, and a remark says so.
+
     Args:
         recipe: a recipe's name.
         data: folders as for train.
@@ -102,6 +110,7 @@ def plan(recipe: str, data: DataPaths, *, sets: Sequence[str] = (), device: str 
     """
     planner = _Planner(load_recipe(recipe), resolve(recipe, None, sets), sets)
     check(planner.config, data, _pointless(planner.config))
+    _log.info("looking at the pictures")
     found = survey(data, max_pixels=planner.config.data.max_pixels)
     if found.count:  # where there are none, opening the data says so
         planner.fit_resolution(found)
@@ -113,9 +122,14 @@ def plan(recipe: str, data: DataPaths, *, sets: Sequence[str] = (), device: str 
     prepared = prepare(planner.config, data, precision, world, None)
     with prepared.loader:
         room = _room(precision.device)
-        planner.fit_memory(prepared, room)
+        until = time.monotonic() + _PATIENCE
+        fit = planner.fit_memory(prepared, room, until)
         prepared.config = planner.config
-        measured = estimate(prepared, open_evaluation(prepared))
+        patience = _patience(prepared, fit, until)
+        measured = estimate(prepared, open_evaluation(prepared), patience)
+    if patience.images is not None:
+        measured = replace(measured, peak_memory=max(measured.peak_memory, fit.peak))
+    planner.look_at_time(measured, patience, fit)
     planner.look_at_memory(prepared)
     order = {key: place for place, key in enumerate(as_dict(planner.config))}
     return Plan(
@@ -273,13 +287,14 @@ class _Planner:
 
     # --- the machine ----------------------------------------------------------------------------------------------
 
-    def fit_memory(self, prepared: Prepared, room: int | None) -> None:
+    def fit_memory(self, prepared: Prepared, room: int | None, until: float) -> _Fit:
         """The largest micro-batch for which there is room, the batch as it is."""
         train = self.config.train
         parts = _parts(self.config, prepared)
         if not self.is_free("train.accumulate"):
             parts = [train.batch // train.accumulate]
-        largest, peak = _largest_part(prepared, parts, room)
+        fit = _largest_part(prepared, parts, room, until)
+        largest, peak = fit.size, fit.peak
         there = "" if room is None else f" of the {_gb(room)} there are"
         if largest == 0:
             raise UsageFault(
@@ -288,13 +303,32 @@ class _Planner:
                 "Set a smaller data.resolution or generator.width, or take the recipe's -small form",
             )
         if largest == train.batch // train.accumulate:
-            return
+            return fit
+        take = "take" if largest == fit.tried else f"would take, going by {fit.tried},"
         more = "more fit" if largest > train.batch // train.accumulate else "more do not fit"
         mixed = ""
         if any(mixes_samples(network) for network in prepared.engine.translator.children()):
             mixed = "; normalisation over the batch sees so many at once"
-        reason = f"{largest} pictures at once take {_gb(peak)}{there}, {more}; the batch stays {train.batch}{mixed}"
+        reason = f"{largest} pictures at once {take} {_gb(peak)}{there}, {more}; the batch stays {train.batch}{mixed}"
         self.propose(("train.accumulate", train.batch // largest, reason))
+        return fit
+
+    def look_at_time(self, measured: TrainResult, patience: Patience, fit: _Fit) -> None:
+        """How little was tried, and whether the run is far too long for this machine."""
+        batch = self.config.train.batch
+        if patience.images is not None:
+            self.remarks.append(
+                f"time is an estimate from {counted(patience.steps, 'step')} of {patience.images} pictures, as one of "
+                f"{batch} may take {fit.pace * batch:,.0f} s; memory is one from {fit.tried} pictures at once"
+            )
+        if measured.seconds > _TOO_LONG:
+            small = f"{self.recipe.recipe.name}-small"
+            form = f", or take {small}, its form for a laptop" if small in recipe_names() else ""
+            days = measured.seconds / 86400
+            self.remarks.append(
+                f"the run would take {days:,.{1 if days < 10 else 0}f} days here: "
+                f"lower train.kimg, use a faster machine{form}"
+            )
 
     def look_at_memory(self, prepared: Prepared) -> None:
         """Whether the decoded pictures stay in memory."""
@@ -319,11 +353,26 @@ def _parts(config: Config, prepared: Prepared) -> list[int]:
     return [size for size in range(1, batch + 1) if batch % size == 0 and (size % step == 0 or size == batch)]
 
 
-def _largest_part(prepared: Prepared, parts: Sequence[int], room: int | None) -> tuple[int, int]:
-    """The largest of `parts` that can be trained on within `room` bytes, 0 where none can, and the peak with it.
+class _Fit(NamedTuple):
+    """How many pictures at once there is room for, `size`, and bytes at the peak with it; 0 where there is for none.
+
+    `smallest` and `tried` are the first and the last that were trained on; the last is less than `size` where time did
+    not allow for more. `pace` is its step's seconds for each picture.
+    """
+
+    size: int
+    peak: int
+    smallest: int
+    tried: int
+    pace: float
+
+
+def _largest_part(prepared: Prepared, parts: Sequence[int], room: int | None, until: float) -> _Fit:
+    """The largest of `parts` that can be trained on within `room` bytes, and the peak with it.
 
     Sizes rise, and one is tried only when the last one's peak lets expect that it fits: on the CPU too much memory is
-    not refused but ends the process.
+    not refused but ends the process. None is tried that would take over half of the time until `until`: what is
+    expected then stands for it.
     """
     device = prepared.precision.device
     # the optimiser's moments and the gradients come with the first step, whatever its size
@@ -332,7 +381,7 @@ def _largest_part(prepared: Prepared, parts: Sequence[int], room: int | None) ->
     )
     fixed = _memory_in_use(device) + 3 * weights
     limit = math.inf if room is None else room
-    fitting, needed = 0, 0
+    fitting, needed, pace = 0, 0, 0.0
     waiting = list(parts)
     while waiting:
         bounds = {part: fixed + max(0, needed - fixed) * part / fitting if fitting else 0.0 for part in waiting}
@@ -340,18 +389,47 @@ def _largest_part(prepared: Prepared, parts: Sequence[int], room: int | None) ->
         if not expected:
             break
         part = expected[-1] if fitting else waiting[0]
-        peak = _peak_of_step(prepared, part)
+        if fitting and pace * part > (until - time.monotonic()) / 2:
+            return _Fit(part, int(bounds[part]), parts[0], fitting, pace)
+        peak, seconds = _try_step(prepared, part)
         if peak is not None and peak <= limit:
-            fitting, needed = part, peak
+            fitting, needed, pace = part, peak, seconds / part
             waiting = [size for size in waiting if size > part]
         elif fitting == 0:
-            return 0, peak or room or 0
+            return _Fit(0, peak or room or 0, parts[0], 0, 0.0)
         elif peak is None:
             waiting = [size for size in waiting if size < part]
         else:  # more than expected; a process's peak does not fall again, so what lies between is not tried
             between = {size: needed + (peak - needed) * (size - fitting) // (part - fitting) for size in waiting}
-            return max(((size, most) for size, most in between.items() if most <= limit), default=(fitting, needed))
-    return fitting, needed
+            size, most = max(
+                ((size, most) for size, most in between.items() if most <= limit), default=(fitting, needed)
+            )
+            return _Fit(size, most, parts[0], part, pace)
+    return _Fit(fitting, needed, parts[0], fitting, pace)
+
+
+def _try_step(prepared: Prepared, part: int) -> tuple[int | None, float]:
+    """_peak_of_step and the seconds of it; of two on a GPU, where the first step of a size chooses kernels."""
+    _log.info("trying %d pictures at once", part)
+    for _ in range(2 if prepared.precision.device.type == "cuda" else 1):
+        began = time.monotonic()
+        peak = _peak_of_step(prepared, part)
+        seconds = time.monotonic() - began
+        if peak is None:
+            _log.info("they do not fit")
+            break
+    else:
+        _log.info("a step took %.1f s", seconds)
+    return peak, seconds
+
+
+def _patience(prepared: Prepared, fit: _Fit, until: float) -> Patience:
+    """To time whole steps where there is time for them until `until`, else such as were tried."""
+    stages = len(prepared.engine.settings.growth.starts())
+    steps = stages * (1 + 2 * len(kinds_of_steps(prepared)))
+    if time.monotonic() + fit.pace * prepared.config.train.batch * steps <= until:
+        return Patience(until)
+    return Patience(until, fit.smallest)
 
 
 def _peak_of_step(prepared: Prepared, part: int) -> int | None:
@@ -363,8 +441,7 @@ def _peak_of_step(prepared: Prepared, part: int) -> int | None:
         if device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
-        batch = prepared.loader.batch(np.arange(part))
-        engine.train_step([[batch]] * prepared.config.train.critic_steps)
+        engine.train_step(few_batches(prepared, part))
         if device.type == "cuda":
             return torch.cuda.max_memory_reserved(device)
         return peak_memory(device)

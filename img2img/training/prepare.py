@@ -292,14 +292,14 @@ def _start_from(translator: Translator, specs: dict[str, NetworkSpec], init: Pat
         own.load_state_dict({key: given.get(key, value) for key, value in own.state_dict().items()})
 
 
-def next_step(prepared: Prepared) -> None:
-    """One iteration of the run.
+def next_step(prepared: Prepared, images: int | None = None) -> None:
+    """One iteration of the run; with `images`, one on the first so many at once in place of the batch.
 
     Raises:
         Fault: it does not fit into memory.
     """
     try:
-        prepared.engine.train_step(step_batches(prepared))
+        prepared.engine.train_step(step_batches(prepared) if images is None else few_batches(prepared, images))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -355,3 +355,8 @@ def step_batches(prepared: Prepared) -> list[list[Batch]]:
         parts = [numbers[index : index + micro] for index in range(0, batch, micro)]
         batches.append([prepared.loader.batch(part[prepared.world.slice(micro)]) for part in parts])
     return batches
+
+
+def few_batches(prepared: Prepared, images: int) -> list[list[Batch]]:
+    """Batches of an iteration that is tried: the first `images`, at once, in each critic step."""
+    return [[prepared.loader.batch(np.arange(images))]] * prepared.config.train.critic_steps

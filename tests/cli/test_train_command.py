@@ -248,12 +248,14 @@ def progress(seen: int, activity: str = "") -> Any:
 def test_progress_in_words() -> None:
     assert describe(progress(1000)) == "1,000 of 4,000 images  10.0 images/s  5 min to go  generator 0.512"
     assert describe(progress(1000, "evaluating: 32 of 500")) == "1,000 of 4,000 images  evaluating: 32 of 500"
-    assert [duration(seconds) for seconds in (3.2, 89, 100, 5000, 12_000)] == [
+    assert [duration(seconds) for seconds in (3.2, 89, 100, 5000, 12_000, 344_000, 1.2e8)] == [
         "3 s",
         "89 s",
         "2 min",
         "83 min",
         "3.3 h",
+        "95.6 h",
+        "1,389 days",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from img2img.distributed import World
 from img2img.errors import Faults, UsageFault
 from img2img.training import plan as planning
 from img2img.training import speed
+from img2img.training.engine import Engine
 from img2img.training.plan import plan
 from img2img.training.precision import choose_precision
 from img2img.training.prepare import prepare
@@ -110,7 +112,9 @@ def fake(fixed: float, each: float, weights: int, tried: list[int], monkeypatch:
     monkeypatch.setattr(planning, "_peak_of_step", peak)
     monkeypatch.setattr(planning, "_memory_in_use", lambda device: int(fixed))
     players = {"generator": SimpleNamespace(parameters=[torch.empty(weights, dtype=torch.uint8)])}
-    return SimpleNamespace(precision=SimpleNamespace(device="cpu"), engine=SimpleNamespace(players=players))
+    return SimpleNamespace(
+        precision=SimpleNamespace(device=torch.device("cpu")), engine=SimpleNamespace(players=players)
+    )
 
 
 @settings(deadline=None)
@@ -121,10 +125,10 @@ def test_as_many_pictures_at_once_as_there_is_room_for(fixed: int, each: int, we
     parts = [1, 2, 4, 8, 16, 32]
     with pytest.MonkeyPatch.context() as monkeypatch:
         tried: list[int] = []
-        found = planning._largest_part(fake(fixed, each, weights, tried, monkeypatch), parts, room)
+        found = planning._largest_part(fake(fixed, each, weights, tried, monkeypatch), parts, room, math.inf)
     peaks = {part: fixed + 3 * weights + each * part for part in parts}
     fitting = [part for part in parts if peaks[part] <= room]
-    assert found == ((fitting[-1], peaks[fitting[-1]]) if fitting else (0, peaks[1]))
+    assert found[:2] == ((fitting[-1], peaks[fitting[-1]]) if fitting else (0, peaks[1]))
     assert tried[0] == 1
     assert all(peaks[part] <= room for part in tried[1:]), "what is too large would end the process"
 
@@ -134,15 +138,45 @@ def test_what_took_more_than_expected_is_divided_again(monkeypatch: pytest.Monke
     peaks = {1: 100, 4: 900}
     run = fake(1, 0, 0, [], monkeypatch)
     monkeypatch.setattr(planning, "_peak_of_step", lambda _, part: peaks[part])
-    assert planning._largest_part(run, [1, 2, 3, 4], 700) == (3, 633)
+    assert planning._largest_part(run, [1, 2, 3, 4], 700, math.inf)[:2] == (3, 633)
     monkeypatch.setattr(planning, "_peak_of_step", lambda _, part: peaks[1] if part < 3 else None)  # a GPU says no
-    assert planning._largest_part(run, [1, 2, 3, 4], 700) == (2, 100)
+    assert planning._largest_part(run, [1, 2, 3, 4], 700, math.inf)[:2] == (2, 100)
 
 
 def test_where_nobody_knows_the_room_the_batch_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
-    assert planning._largest_part(fake(10, 5, 0, tried, monkeypatch), [1, 4, 16], None) == (16, 90)
+    assert planning._largest_part(fake(10, 5, 0, tried, monkeypatch), [1, 4, 16], None, math.inf)[:2] == (16, 90)
     assert tried == [1, 16]
+
+
+@pytest.mark.parametrize(
+    ("room", "until", "expected", "tried"),
+    [
+        (400, 300.0, (32, 330, 4, 32, 1.0), [4, 32]),
+        (400, 60.0, (32, 330, 4, 4, 1.0), [4]),  # 32 would take 32 of the 56 seconds that are left
+        (200, 60.0, (16, 170, 4, 16, 1.0), [4, 16]),
+        (200, 30.0, (16, 170, 4, 4, 1.0), [4]),
+        (200, -1.0, (16, 170, 4, 4, 1.0), [4]),  # the smallest is tried in any case
+    ],
+)
+def test_what_would_take_too_long_is_not_tried_but_expected(
+    room: int, until: float, expected: tuple[float, ...], tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10 bytes and ten for each picture; a second for each."""
+    clock = 0.0
+    asked: list[int] = []
+    run = fake(10, 10, 0, asked, monkeypatch)
+    peak_of = planning._peak_of_step
+
+    def slow(prepared: Any, part: int) -> int | None:
+        nonlocal clock
+        clock += part
+        return peak_of(prepared, part)
+
+    monkeypatch.setattr(planning, "_peak_of_step", slow)
+    monkeypatch.setattr(planning, "time", SimpleNamespace(monotonic=lambda: clock))
+    assert planning._largest_part(run, [4, 8, 16, 32], room, until) == expected
+    assert asked == tried
 
 
 @pytest.mark.parametrize(
@@ -266,8 +300,8 @@ def test_steps_of_all_kinds_count_as_often_as_they_come(monkeypatch: pytest.Monk
     prepared: Any = SimpleNamespace(engine=engine, config=SimpleNamespace(train=SimpleNamespace(critic_steps=1)))
     asked: list[int] = []
 
-    def time_steps(_: object, warm_up: int, steps: int) -> speed.Speed:
-        assert (warm_up, steps) == (0, 1)
+    def time_steps(_: object, warm_up: int, steps: int, images: int | None = None) -> speed.Speed:
+        assert (warm_up, steps, images) == (0, 1, None)
         number = engine.step
         asked.append(number)
         seconds = 1.0 + 2.0 * (number % 4 == 0) + 4.0 * (number % 8 == 0)
@@ -276,7 +310,87 @@ def test_steps_of_all_kinds_count_as_often_as_they_come(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(speed, "time_steps", time_steps)
     result = speed.time_kinds_of_steps(prepared)
-    assert asked == [0, 0, 0, 1, 1, 4, 4]
+    assert asked == [0, 1, 1, 0, 0, 4, 4]
     assert result.images_per_second == pytest.approx(10 / ((7 + 3 + 6 * 1) / 8))
     assert result.waiting == pytest.approx(0.5)
     assert speed._due(engine, 1, critic_steps=4) == ("r1",)  # its discriminator steps are 4 to 7
+
+
+def test_whole_steps_are_timed_only_where_there_is_time_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two kinds of steps at each of two sizes are ten steps of 30 pictures, a second each: 300 seconds."""
+    monkeypatch.setattr(planning, "kinds_of_steps", lambda prepared: {(): [1], ("r1",): [0]})
+    monkeypatch.setattr(planning, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    prepared: Any = SimpleNamespace(
+        engine=SimpleNamespace(settings=SimpleNamespace(growth=SimpleNamespace(starts=lambda: [0, 500]))),
+        config=SimpleNamespace(train=SimpleNamespace(batch=30)),
+    )
+    fit = planning._Fit(size=30, peak=7, smallest=3, tried=6, pace=1.0)
+    assert planning._patience(prepared, fit, 1300.0) == speed.Patience(1300.0)
+    assert planning._patience(prepared, fit, 1299.0) == speed.Patience(1299.0, images=3)
+
+
+def test_kinds_for_which_there_was_no_time_count_as_the_slowest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 16 steps 12 have nothing due, 3 path length, 1 both: 2, 5 and 9 seconds for 4 of 32 pictures."""
+    seconds = {1: 2.0, 4: 5.0, 0: 9.0}
+    penalties = {
+        "r1": SimpleNamespace(every=16, players=("discriminator",)),
+        "path_length": SimpleNamespace(every=4, players=("generator",)),
+    }
+    engine = SimpleNamespace(
+        step=0,
+        stage=SimpleNamespace(batch=32),
+        penalties=penalties,
+        penalties_of=lambda player: {name: one for name, one in penalties.items() if player in one.players},
+    )
+    prepared: Any = SimpleNamespace(engine=engine, config=SimpleNamespace(train=SimpleNamespace(critic_steps=1)))
+    clock = 0.0
+
+    def time_steps(_: object, warm_up: int, steps: int, images: int | None) -> speed.Speed:
+        nonlocal clock
+        assert (warm_up, steps, images) == (0, 1, 4)
+        clock += seconds[engine.step]
+        return speed.Speed(0.0, (seconds[engine.step],), 0.5, 7, "cpu", "float32", 1)
+
+    monkeypatch.setattr(speed, "time_steps", time_steps)
+    monkeypatch.setattr(speed, "time", SimpleNamespace(monotonic=lambda: clock))
+    for until, steps, expected in ((100.0, 3, 12 * 2 + 3 * 5 + 9), (7.0, 2, 12 * 2 + 4 * 5), (0.0, 1, 16 * 2)):
+        clock = 0.0
+        patience = speed.Patience(until, images=4)
+        result = speed.time_kinds_of_steps(prepared, patience)
+        assert result.images_per_second == pytest.approx(4 / (expected / 16))
+        assert (patience.steps, len(result.seconds)) == (steps, steps)
+        assert result.waiting == pytest.approx(0.5)
+
+
+def test_a_run_that_is_far_too_long_is_planned_from_few_steps_and_said_to_be(
+    data: DataPaths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps: list[int] = []
+    train_step = Engine.train_step
+
+    def counted(self: Engine, batches: Any) -> None:
+        steps.append(sum(len(batch.numbers) for batch in batches[0]))
+        train_step(self, batches)
+
+    monkeypatch.setattr(Engine, "train_step", counted)
+    monkeypatch.setattr(planning, "_PATIENCE", 0.0)
+    monkeypatch.setattr(planning, "_TOO_LONG", 0.0)
+    sets = [text for text in COMMON_SETS if "group_width" not in text]
+    sets += ["train.batch=32", "data.resolution=16", "train.kimg=1", "generator.norm=none", "discriminator.norm=none"]
+    with caplog.at_level("INFO", logger="img2img.training"):
+        planned = plan("dcgan", data, sets=sets, device="cpu")
+    assert steps == [1, 1]  # one for memory, one for time, of a single picture each
+    assert caplog.messages[:2] == ["looking at the pictures", "trying 1 pictures at once"]
+    assert caplog.messages[-2] == "timing a step of 1 pictures"
+    assert all(any(message.startswith(f"{word} took ") for message in caplog.messages) for word in ("a step", "it"))
+    little, long = planned.remarks[-2:]
+    assert little.startswith("time is an estimate from 1 step of 1 pictures, as one of 32 may take ")
+    assert re.fullmatch(r"the run would take 0\.0 days here: .*, or take dcgan-small, its form for a laptop", long)
+    assert planned.estimate.seconds == pytest.approx(1000 / planned.estimate.images_per_second)
+    assert "train.accumulate" not in {one.key for one in planned.proposals}
+    steps.clear()
+    monkeypatch.setattr(planning, "_PATIENCE", 1000.0)
+    monkeypatch.setattr(planning, "_TOO_LONG", math.inf)
+    planned = plan("dcgan", data, sets=sets, device="cpu")
+    assert steps == [1, 32, 32, 32, 32]  # for memory; then one that does not count, and two
+    assert not any("estimate" in remark or "days" in remark for remark in planned.remarks)
