@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from img2img_cli.options import PATH, CommandGroup, FoldersCommand, folder_options, json_option, print_json
-from img2img_cli.progress import FolderProgress, can_draw
+from img2img_cli.progress import FolderProgress, bar_width, can_draw
 
 if TYPE_CHECKING:
     from img2img.data.check import Report
@@ -433,7 +433,7 @@ def _progress(verb: str) -> Iterator[Callable[[int, int], None] | None]:
         return
     from tqdm import tqdm
 
-    with tqdm(desc=verb, unit="img", dynamic_ncols=True, leave=False, file=sys.stderr) as bar:
+    with tqdm(desc=verb, unit="img", leave=False, file=sys.stderr, **bar_width()) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from img2img.training import Progress
 
 _SECONDS_BETWEEN_LINES = 30.0
+_USUAL_WIDTH = 80
 
 
 def duration(seconds: float) -> str:
@@ -30,6 +32,14 @@ def duration(seconds: float) -> str:
 def can_draw() -> bool:
     """stderr is a terminal that a bar can be drawn on."""
     return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def bar_width() -> dict[str, Any]:
+    """tqdm's options for a bar as wide as the terminal; of one that does not know its width it would draw nothing."""
+    columns = 0
+    with contextlib.suppress(OSError):  # a stream that only says that it is a terminal
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    return {"dynamic_ncols": True} if columns else {"ncols": _USUAL_WIDTH}
 
 
 class Bar:
@@ -73,7 +83,7 @@ class Bar:
                 from tqdm import tqdm
 
                 self._bar = tqdm(
-                    total=total, initial=initial, unit=self.unit, unit_scale=scale, dynamic_ncols=True, file=sys.stderr
+                    total=total, initial=initial, unit=self.unit, unit_scale=scale, file=sys.stderr, **bar_width()
                 )
             if postfix:
                 self._bar.set_postfix_str(postfix, refresh=False)

@@ -292,6 +292,32 @@ def test_a_signal_while_it_works_leaves_nothing(number: signal.Signals, said: st
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
+@pytest.mark.parametrize("columns", [0, 100])
+def test_a_bar_is_seen_on_a_terminal_also_of_unknown_width(columns: int, tmp_path: Path) -> None:
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+    words = ["data", "derive", "gray", str(fill(tmp_path / "photos")), str(tmp_path / "gray")]
+    subprocess.run(
+        [sys.executable, "-m", "img2img_cli", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm"},
+        check=True,
+        timeout=60,
+    )
+    drawn = os.read(ours, 10_000).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert "| 0/4 [00:00<?, ?img/s]" in drawn
+    assert "| 4/4 [" in drawn
+
+
 def test_progress_begins_before_the_first_picture_is_done(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     derive("gray", fill(tmp_path / "photos"), tmp_path / "gray", progress=lambda *counts: calls.append(counts))
