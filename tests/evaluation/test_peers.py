@@ -88,6 +88,7 @@ def _statistics(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return some.mean(0), np.cov(some, rowvar=False)
 
 
+@pytest.mark.slow
 def test_features_and_distance_are_those_of_pytorch_fid(
     folders: tuple[Path, Path], inception_file: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
