@@ -40,7 +40,7 @@ def test_the_divergence_is_from_the_data_and_not_from_uniform(script: ModuleType
     assert script.coverage(np.zeros(5, int), data).kl == pytest.approx(math.log(2000 / 1001))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(5400)
 def test_the_recipe_makes_every_mode_and_the_plain_game_loses_some(shared_data: Path, tmp_path: Path) -> None:
     """About 12 minutes of one core for the recipe, 10 for the plain DCGAN, 5 for the rest."""

@@ -94,7 +94,7 @@ def test_help_says_that_folders_are_not_taken(here: Path) -> None:
     assert "folders of pictures are not taken" in " ".join(run("--help").stdout.split())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_the_recipe_reaches_the_first_paper_s_mark(shared_data: Path, tmp_path: Path) -> None:
     """At least 225 nats; about eight minutes of one core."""
