@@ -76,14 +76,7 @@ def save_sample(path: str | os.PathLike[str], pixels: np.ndarray) -> None:
 
     PNG, JPEG, GIF, WebP and TIFF carry a mark that refuse_strangers knows; other formats keep none.
     """
-    name = format_of(path)
-    alpha = pixels[..., 3] if pixels.shape[2] == 4 else None
-    if alpha is not None and name not in KEEPS_ALPHA:
-        pixels, alpha = composite(pixels[..., :3], alpha, (255, 255, 255)), None
-    image = _to_pillow(pixels[..., :3], alpha, name)
-    encoded = io.BytesIO()
-    image.save(encoded, name, **_marked(_options(image.mode, name, None, 95, 3), name))
-    write_bytes(path, encoded.getbuffer(), sync=False)
+    write_bytes(path, encode_image(pixels, format_of(path), marked=True), sync=False)
 
 
 def _marked(options: dict[str, Any], name: str) -> dict[str, Any]:
@@ -132,15 +125,17 @@ def encode_image(
     quality: int = 95,
     compress_type: int = 3,
     background: str = "white",
+    marked: bool = False,
 ) -> memoryview:
-    """What save_image writes; `format` is one of WRITABLE."""
+    """What save_image writes, or with `marked` save_sample; `format` is one of WRITABLE."""
     if pixels.shape[2] == 4:
         pixels, alpha = pixels[..., :3], pixels[..., 3]
     if alpha is not None and format not in KEEPS_ALPHA:
         pixels, alpha = composite(reduce_to_8_bits(pixels), alpha, ImageColor.getrgb(background)[:3]), None
     image = _to_pillow(pixels, alpha, format)
+    options = _options(image.mode, format, exif, quality, compress_type)
     encoded = io.BytesIO()
-    image.save(encoded, format=format, **_options(image.mode, format, exif, quality, compress_type))
+    image.save(encoded, format=format, **(_marked(options, format) if marked else options))
     return encoded.getbuffer()
 
 
