@@ -14,6 +14,8 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+import torch
+
 from img2img.errors import Fault
 
 Result = TypeVar("Result")
@@ -71,16 +73,26 @@ class Task(Generic[Result]):
 
 
 class Pool:
-    """`workers` daemon threads (0: by the number of cores) that run tasks in the order given."""
+    """`workers` daemon threads (0: by the number of cores) that run tasks in the order given.
+
+    torch runs with one thread inside of each: they are many already, and where every one of them brings an OpenMP team
+    of its own, libgomp takes the cores for oversubscribed and puts the threads of the network to sleep between layers.
+    """
 
     def __init__(self, workers: int) -> None:
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        count = worker_count(workers)
+        begun = threading.Barrier(count + 1)
         self._threads = [
-            threading.Thread(target=_work, args=(self._tasks,), name=f"decode-{index}", daemon=True)
-            for index in range(worker_count(workers))
+            threading.Thread(target=_work, args=(self._tasks, begun), name=f"decode-{index}", daemon=True)
+            for index in range(count)
         ]
+        num_threads = torch.get_num_threads()
         for thread in self._threads:
             thread.start()
+        begun.wait()
+        # set_num_threads is of the thread that calls it, but also of all that begin later
+        torch.set_num_threads(num_threads)
         # Also at exit, before the interpreter is torn down beneath threads that are inside torch
         self.close = weakref.finalize(self, _close, self._tasks, self._threads)
 
@@ -90,7 +102,10 @@ class Pool:
         return task
 
 
-def _work(tasks: queue.SimpleQueue[Task | None]) -> None:
+def _work(tasks: queue.SimpleQueue[Task | None], begun: threading.Barrier) -> None:
+    torch.get_num_threads()  # torch sets a thread's number when first asked for it: after this, ours stays
+    torch.set_num_threads(1)
+    begun.wait()
     while (task := tasks.get()) is not None:
         task.run()
         del task  # the result is not kept alive while waiting for the next one

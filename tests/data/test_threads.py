@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from img2img.data.threads import Pool, Task, map_in_threads, worker_count
 from img2img.errors import Fault
@@ -21,6 +22,29 @@ def test_order_is_kept(workers: int) -> None:
     )
     assert list(results) == [item * item for item in range(30)]
     assert seen == [(done, 30) for done in range(1, 31)]
+
+
+def test_torch_has_one_thread_in_a_pool_and_as_many_as_before_elsewhere() -> None:
+    """The pool's threads are many already; the network's must stay as many as they were."""
+
+    def number_in_a_new_thread() -> int:
+        numbers: list[int] = []
+        thread = threading.Thread(target=lambda: numbers.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        return numbers[0]
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        pool = Pool(2)
+        tasks = [pool.submit(lambda task: torch.get_num_threads(), index) for index in range(4)]
+        assert [task.wait(5) for task in tasks] == [1] * 4
+        assert torch.get_num_threads() == 3
+        assert number_in_a_new_thread() == 3
+        pool.close()
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_errors_reach_the_caller() -> None:
