@@ -1,7 +1,7 @@
 """Translate a folder of pictures, unattended: same tree, names, sizes and formats out.
 
 Reading, the network and writing overlap: threads decode ahead and encode behind, a bounded number of pictures apart, so
-that memory does not grow with the folder. A picture that cannot be used is named, counted and left out.
+that memory does not grow with the folder; small pictures on the CPU take turns with the network instead. A picture that cannot be used is named, counted and left out.
 """
 
 from __future__ import annotations
@@ -77,6 +77,10 @@ _PATIENCE = 600.0
 _BATCH = {"cuda": 8}
 # Batches of one size are made of so many batches' pictures that follow each other: upright and lying photos alternate.
 _WINDOW = 4
+# On the CPU the network's layers are cut into one piece a core, so that a thread that decodes on one of them holds up
+# all the others. Small pictures, whose files cost most beside the network, are read and written between turns of it, on
+# all cores at once. A turn ends after so many pictures or pixels.
+_TURN, _TURN_PIXELS = 8, 2**23
 
 
 @dataclass(frozen=True)
@@ -416,6 +420,7 @@ class _Run:
         self._num_far = 0
         self._num_remarks = 0
         self._disk_fault: Fault | None = None
+        self._on_cpu = model.device.type == "cpu"
 
     def run(self, items: Sequence[_Item], *, batch: int, workers: int) -> Summary:
         started = time.monotonic()
@@ -423,19 +428,15 @@ class _Run:
         readers, writers = Pool(workers), Pool(workers)
         writing: deque[Task[ImageFault | None]] = deque()
         try:
-            window = batch * (_WINDOW if batch > 1 else 1)
-            for chunk in self._read_chunks(items, readers, window, ahead=workers + batch):
-                for group in _batches([item for item in chunk if item.prepared is not None], batch):
-                    if all(item.done for item in group):
-                        for item in group:
-                            item.prepared = None
-                        continue
-                    for item, result in zip(group, self._translate(group)):
-                        if item.done:
-                            item.prepared = None
-                        else:
-                            still = self._still(item, result)
-                            writing.append(writers.submit(partial(self._write, item, still), item.target))
+            for chunk in self._read_chunks(items, readers, batch, ahead=workers + batch):
+                results = self._translate_chunk(chunk, batch)
+                if self._on_cpu and len(chunk) >= max(2, workers):
+                    while writing:
+                        self._finish(writing.popleft())
+                    results = iter(list(results))
+                for item, result in results:
+                    still = self._still(item, result)
+                    writing.append(writers.submit(partial(self._write, item, still), item.target))
                     while len(writing) > workers:
                         self._finish(writing.popleft())
                     # looked at before it is that output's turn: on a full disk nothing more is to be done
@@ -471,38 +472,56 @@ class _Run:
 
     # --- reading ---
 
-    def _read_chunks(self, items: Sequence[_Item], readers: Pool, window: int, ahead: int) -> Iterator[list[_Item]]:
-        """Decoded pictures in the order of `items`, from `window` positions at a time.
+    def _read_chunks(self, items: Sequence[_Item], readers: Pool, batch: int, ahead: int) -> Iterator[list[_Item]]:
+        """Decoded pictures in the order of `items`: a few batches, or a turn of the network, at a time.
 
         Which pictures share a batch depends on the list alone: the last bits of a result may depend on the shape of its
         batch, and a run that was interrupted must end in the same bytes as one that was not. So a picture that is done
-        is decoded all the same where another one of its chunk is not.
+        is decoded all the same where another one of its batches is not.
         """
+        takes_turns = self._on_cpu and batch == 1
+        window = batch * _WINDOW if batch > 1 else _TURN if takes_turns else 1
+        fetching: deque[Task[None]] = deque()
         reading: deque[Task[None]] = deque()
-        num_submitted = 0
-        for first in range(0, len(items), window):
-            while num_submitted < min(len(items), first + window + ahead):
-                item = items[num_submitted]
-                reading.append(readers.submit(partial(self._read, item), item.source))
-                num_submitted += 1
-            chunk = items[first : first + window]
-            for item in chunk:
+        num_submitted = num_taken = 0
+        while num_taken < len(items):
+            while fetching:
+                fetching.popleft().wait(_PATIENCE)
+            end = min(len(items), num_taken + window)
+            chunk: list[_Item] = []
+            num_pixels = 0
+            while num_taken < end and not (takes_turns and num_pixels >= _TURN_PIXELS):
+                submitted_end = min(end, num_taken + 1 + ahead) if takes_turns else min(len(items), end + ahead)
+                for item in items[num_submitted:submitted_end]:
+                    reading.append(readers.submit(partial(self._read, item), item.source))
+                num_submitted = max(num_submitted, submitted_end)
+                item = items[num_taken]
+                num_taken += 1
                 try:
                     reading.popleft().wait(_PATIENCE)
                 except ImageFault as fault:
                     self._skip(fault)
                     continue
+                chunk.append(item)
                 if item.done:
                     self.summary.existing += 1
                     self._advance()
                 elif item.prepared is not None:
+                    num_pixels += item.prepared.picture.height * item.prepared.picture.width
                     self._remark(item.source, item.prepared)
-            if any(item.prepared is not None for item in chunk):
+            if batch > 1 and any(item.prepared is not None for item in chunk):
                 for item in chunk:
                     if item.done:
                         with contextlib.suppress(ImageFault):
                             self._decode(item)
+            if takes_turns:
+                for item in items[num_submitted : num_taken + window]:
+                    fetching.append(readers.submit(partial(self._fetch, item), item.source))
             yield [item for item in chunk if item.prepared is not None or (item.num_frames > 1 and not item.done)]
+
+    def _fetch(self, item: _Item, task: Task[None]) -> None:
+        """Read a file beside the network, so that its turn to be decoded finds it in the system's memory."""
+        item.digest = _digest_or_nothing(item.source)
 
     def _read(self, item: _Item, task: Task[None]) -> None:
         item.done = self.options.skip_existing and self._is_done(item)
@@ -529,7 +548,7 @@ class _Run:
         in_place = item.source == item.target
         if not entries and not (in_place and known):
             return False
-        item.digest = _digest_or_nothing(item.source)
+        item.digest = item.digest or _digest_or_nothing(item.source)
         if in_place:
             if any(item.digest == entry.output for entry in entries):
                 return True
@@ -560,6 +579,15 @@ class _Run:
             _log.warning("%d pictures are above %g times the trained scale", self._num_far, LARGEST_USUAL_SCALE)
 
     # --- the network ---
+
+    def _translate_chunk(self, chunk: Sequence[_Item], batch: int) -> Iterator[tuple[_Item, Tensor | ImageFault]]:
+        """What the network makes of the decoded pictures of a chunk, but for those that were done already."""
+        for group in _batches([item for item in chunk if item.prepared is not None], batch):
+            results = [] if all(item.done for item in group) else self._translate(group)
+            yield from ((item, result) for item, result in zip(group, results) if not item.done)
+            for item in group:
+                if item.done:
+                    item.prepared = None
 
     def _translate(self, group: Sequence[_Item]) -> list[Tensor | ImageFault]:
         """The network's output, or why there is none, for pictures of one working size."""

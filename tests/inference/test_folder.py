@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -253,6 +254,65 @@ def test_files_that_vanish_or_change_on_the_way_are_skipped(pointwise: Build, tm
     assert reasons.keys() == set(names[-2:])
     assert "not there any more" in reasons[names[-1]]
     assert "is not a picture" in reasons[names[-2]]
+
+
+@pytest.mark.parametrize("busy", ["content_digest", "open_image"])
+@pytest.mark.parametrize("name", ["00.png", "19.png"])
+def test_a_picture_that_never_comes_is_named(
+    busy: str, name: str, pointwise: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PROMISES A14, where the disk hangs beside the network and where it hangs before."""
+    src = fill(tmp_path / "src", [f"{index:02d}.png" for index in range(20)])
+    gate, whole = threading.Event(), getattr(folder_module, busy)
+
+    def hang(path: Path, **options: object) -> object:
+        if path.name == name:
+            gate.wait(10)
+        return whole(path, **options)
+
+    monkeypatch.setattr(folder_module, busy, hang)
+    monkeypatch.setattr(folder_module, "_PATIENCE", 0.3)
+    try:
+        with pytest.raises(Fault, match=rf"{name}: no answer for 0\.3 seconds"):
+            translate_folder(pointwise(), src, tmp_path / "dst", workers=2)
+    finally:
+        gate.set()
+
+
+def test_small_pictures_are_read_and_written_between_the_network_s_turns(
+    pointwise: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU a thread that decodes holds up every thread of the network."""
+    src = fill(tmp_path / "src", [f"{index:02d}.png" for index in range(20)])
+    model = pointwise()
+    running = threading.Event()
+    beside: list[str] = []
+
+    def watched(module: object, name: str) -> None:
+        whole = getattr(module, name)
+
+        def watch(*args: object, **options: object) -> object:
+            if running.is_set():
+                beside.append(name)
+            return whole(*args, **options)
+
+        monkeypatch.setattr(module, name, watch)
+
+    def run_each(*args: object, **options: object) -> object:
+        running.set()
+        time.sleep(0.005)
+        results = Model.run_each(model, *args, **options)
+        running.clear()
+        return results
+
+    watched(folder_module, "open_image")
+    watched(folder_module, "encode_frames")
+    monkeypatch.setattr(model, "run_each", run_each)
+    assert translate_folder(model, src, tmp_path / "dst", workers=2).translated == 20
+    assert beside == []
+    monkeypatch.setattr(folder_module, "_TURN_PIXELS", 1)  # as if they were large
+    assert translate_folder(model, src, tmp_path / "other", workers=2).translated == 20
+    assert set(beside) == {"open_image", "encode_frames"}
 
 
 def test_strict_stops_at_the_first(pointwise: Build, tmp_path: Path) -> None:
