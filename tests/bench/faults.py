@@ -236,11 +236,13 @@ def run(options: argparse.Namespace) -> int:
     print(f"seed {options.seed}, {options.minutes:g} minutes, a fault at every {options.every:g}th step on average")
     launches: list[Launch] = []
     kimg, mended = KIMG_AT_A_TIME, 0
+    skipped: set[int] = set()
     deadline = time.monotonic() + 60 * options.minutes
     is_late = False
     while not (is_late and launches[-1].code == 0):
         ended = launch(out, len(launches), options.seed, NEVER if is_late else options.every, kimg)
         launches.append(ended)
+        skipped |= skipped_steps(out)  # a state keeps the newest only
         last = ended.said.strip().splitlines()[-1:] or [""]
         print(f"launch {len(launches) - 1}: {ended.seconds:.0f} s, exit {ended.code}: {last[0][:150]}", flush=True)
         if is_late and ended.code:
@@ -253,14 +255,18 @@ def run(options: argparse.Namespace) -> int:
             mended += 1
             for picture in sorted((out / "originals").iterdir()):
                 restore(out, picture.name)
-    return account(out, launches, mended)
+    return account(out, launches, skipped, mended)
 
 
 # --- the account -------------------------------------------------------------------------------------------------------
 
 
-def account(out: Path, launches: list[Launch], mended: int) -> int:
-    """Print what happened and what was found again; returns the exit code."""
+def account(out: Path, launches: list[Launch], skipped: set[int], mended: int) -> int:
+    """Print what happened and what was found again; returns the exit code.
+
+    Args:
+        skipped: the steps that the states after the launches say were skipped.
+    """
     if launches[-1].code:
         print(f"PROBLEM: undisturbed, the run did not end well: {launches[-1].said[-500:]}")
         return 1
@@ -272,8 +278,8 @@ def account(out: Path, launches: list[Launch], mended: int) -> int:
     def of(kind: str) -> list[dict[str, Any]]:
         return [fault for fault in faults if fault["kind"] == kind]
 
-    # NaN: the steps that the last state says were skipped; or the launch was killed before a save, and the step made anew
-    skipped, undone = skipped_steps(out), 0
+    # NaN: steps that a state says were skipped; or the launch was killed before a save, and the step made anew
+    undone = 0
     for fault in of("nan"):
         if fault["step"] not in skipped:
             later = [int(step) for ended in launches[fault["launch"] + 1 :] for step in resumed_at(ended)]
@@ -338,7 +344,7 @@ def account(out: Path, launches: list[Launch], mended: int) -> int:
             problems.append(f"launch {number}: a traceback or an internal error")
         if ended.code == 1 and not re.search("no space", ended.said):
             problems.append(f"launch {number}: exit 1: {ended.said[-300:]}")
-        if ended.code == 4:
+        if ended.code == 4 and "times in a row, so training stopped itself" not in ended.said:
             problems.append(f"launch {number}: it stopped itself: {ended.said[-300:]}")
     words = f"{saved} starts ended with the state saved, {early} before the first step, {second} by a second signal"
     rows.append(("SIGTERM, SIGINT, SIGUSR1", len(of("stop")), f"{words}; {late} signals beside another end"))
@@ -365,10 +371,8 @@ def resumed_at(ended: Launch) -> list[str]:
 def skipped_steps(out: Path) -> set[int]:
     from img2img.checkpoint import latest_state
 
-    state, notes = latest_state(out / "run" / "state")
-    assert state is not None, notes
-    assert not notes, notes
-    return set(state.tree["engine"]["skipped_steps"])
+    state, _ = latest_state(out / "run" / "state")
+    return set() if state is None else set(state.tree["engine"]["skipped_steps"])
 
 
 def look_at_run(out: Path) -> list[str]:
