@@ -1,7 +1,8 @@
 """Translate a folder of pictures, unattended: same tree, names, sizes and formats out.
 
 Reading, the network and writing overlap: threads decode ahead and encode behind, a bounded number of pictures apart, so
-that memory does not grow with the folder; small pictures on the CPU take turns with the network instead. A picture that cannot be used is named, counted and left out.
+that memory does not grow with the folder; small pictures on the CPU take turns with the network instead. A picture that
+cannot be used is named, counted and left out.
 """
 
 from __future__ import annotations

@@ -434,6 +434,7 @@ class _Run:
             self.engine.watch_outputs(self.prepared.watched)
         monitors = self.engine.monitors.take(self.world) | self.engine.undecided(terms)
         step, logged_step, self.logged_step = self.engine.step, self.logged_step, self.engine.step
+        self._tell_losses()
         if self.folder is not None:
             record = {
                 "images": seen,
@@ -453,16 +454,19 @@ class _Run:
         return terms, (now, seen, waited)
 
     def _mishaps(self) -> dict[str, int]:
-        """What went wrong around the training so far and did not stop it, for the log; pictures that were lost."""
-        source, told = self.prepared.source, {}
-        if isinstance(source, Source):
-            for fault in source.lost:
-                if str(fault) not in self.told_losses:
-                    self.told_losses.add(str(fault))
-                    _log.warning(f"{fault}. Other pictures stand in for it until the run is started again")
-            told["replaced_pictures"] = source.replaced
+        """What went wrong around the training so far and did not stop it, for the log."""
+        source = self.prepared.source
+        told = {"replaced_pictures": source.replaced} if isinstance(source, Source) else {}
         told["failed_saves"] = self.failed_saves
         return {name: count for name, count in told.items() if count}
+
+    def _tell_losses(self) -> None:
+        """Name the pictures that were lost, each once; every process its own."""
+        source = self.prepared.source
+        for fault in source.lost if isinstance(source, Source) else ():
+            if str(fault) not in self.told_losses:
+                self.told_losses.add(str(fault))
+                _log.warning(f"{fault}. Other pictures stand in for it until the run is started again")
 
     @contextlib.contextmanager
     def _going_on_without(self) -> Iterator[None]:
@@ -668,7 +672,9 @@ class _Run:
     # --- faults -------------------------------------------------------------------------------------------------------
 
     def tell_faults(self) -> None:
-        """At the end of the run, however it ended: what is still wrong, and what to change."""
+        """At the end of the run, however it ended: what went wrong since the last line of the log, what still is, and
+        what to change."""
+        self._tell_losses()
         if self.watchdog.summary():
             _log.warning(self.watchdog.summary())
 

@@ -21,7 +21,7 @@ from tiny import arguments, digests, make_data, make_pictures
 
 import img2img
 from img2img import atomic, checkpoint
-from img2img.errors import Fault, Interrupted
+from img2img.errors import Fault, ImageFault, Interrupted
 from img2img.training import loop
 from img2img.training.engine import Engine
 from img2img.training.run_folder import RunFolder
@@ -230,6 +230,40 @@ def test_pictures_that_are_lost_are_replaced_and_counted(
     counts = [record.get("replaced_pictures", 0) for record in log(tmp_path / "one")]
     assert counts == sorted(counts)
     assert counts[-1] >= 4
+
+
+@pytest.mark.parametrize("end", ["signal", "error"])
+def test_a_picture_lost_just_before_the_end_is_named(
+    end: str,
+    data: dict[str, dict[str, Any]],
+    steps: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """After the last line of the log, with no other to come."""
+    prepare, step = loop.prepare, Engine.train_step
+    lanes: list[Any] = []
+
+    def keep(*positional: Any) -> Any:
+        prepared = prepare(*positional)
+        lanes.extend(prepared.source.lanes.values())
+        return prepared
+
+    def train_step(self: Engine, batches: Any) -> None:
+        step(self, batches)
+        if len(steps) == 9:
+            assert not lanes[0].lost
+            lanes[0].lost[0] = ImageFault("lost.png", "is not there any more", "Bring it back")
+            if end == "error":
+                raise Fault("the disk", "is gone", "Find it")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "prepare", keep)
+    monkeypatch.setattr(Engine, "train_step", train_step)
+    with pytest.raises(Interrupted if end == "signal" else Fault):
+        train(data, tmp_path / "run")
+    assert caplog.text.count("lost.png: is not there any more. Bring it back. Other pictures stand in for it") == 1
 
 
 def test_a_picture_that_never_answers_ends_the_run_by_its_name(
