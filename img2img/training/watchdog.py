@@ -56,6 +56,7 @@ class Watchdog:
         self._settings = as_dict(config)
         self._recent: deque[Mapping[str, Any]] = deque(maxlen=LINES)
         self._told: set[tuple[str, str]] = set()
+        self._alarming: Diagnosis | None = None
         self._sound: dict[tuple[str, str], int] = {}  # fault -> after so many steps nothing of it was to be seen yet
 
     @property
@@ -123,6 +124,7 @@ class Watchdog:
             return Alarm(problem, f"optim.lr={rate / 2:g}", sound, diverged=True)
         for fault in self.faults if self.acts else ():
             if fault.spoils:
+                self._alarming = fault
                 problem = f"{fault.fault} ({fault.where}): {fault.evidence}"
                 sound = self._sound[fault.fault, fault.where]
                 if fault.fault == NON_FINITE:  # of these the steps themselves are known
@@ -135,14 +137,13 @@ class Watchdog:
     def go_back(self, record: dict[str, Any]) -> None:
         """Note a return to an earlier state; `record` is what the log says of it."""
         self._told.clear()
-        self.faults = []
+        self.faults, self._alarming = [], None
         self.rollbacks.append(record)
 
     def summary(self) -> str:
-        """The faults that still stand, one a line; empty where there are none."""
-        if not self.faults:
-            return ""
-        return "\n".join(["faults that still stand at the end:", *(f"  {fault}" for fault in self.faults)])
+        """The faults that still stand, one a line, but for the one that the run ends by; empty where there are none."""
+        faults = [f"  {fault}" for fault in self.faults if fault is not self._alarming]
+        return "\n".join(["faults that still stand at the end:", *faults]) if faults else ""
 
     def state_dict(self) -> dict[str, Any]:
         """A part of the training state; nothing where the run never went back."""

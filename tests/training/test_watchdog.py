@@ -146,7 +146,9 @@ def test_five_percent_of_a_thousand_steps_are_divergence_too() -> None:
 # --- stop ------------------------------------------------------------------------------------------------------------
 
 
-def test_stop_saves_and_says_how_to_go_on(data: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+def test_stop_saves_and_says_how_to_go_on(
+    data: dict[str, dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     out = tmp_path / "run"
     with pytest.raises(Diverged) as caught:
         train(data, out, NOW_AND_THEN, **{"train.watchdog": "stop"})
@@ -156,6 +158,7 @@ def test_stop_saves_and_says_how_to_go_on(data: dict[str, dict[str, Any]], tmp_p
     assert newest.name == "step-000000014"
     assert "Begin anew with --set optim.lr=0.0005, or go on as it is" in caught.value.mend
     assert str(newest) in caught.value.mend
+    assert "still stand" not in caplog.text, "the run ends by it"
     assert "--resume --set train.watchdog=warn" in caught.value.mend
     assert lines(out)[-1]["ended"].startswith("non-finite steps")
     assert lines(out)[-1]["faults"]
