@@ -12,13 +12,15 @@ import pytest
 
 RESUMED = "resumed step-000000004 at 64 images\n"
 FULL = "warning: state/step-000000008: cannot be written: no space. Free some. Training goes on to the next save\n"
+STOPPED = (
+    "error: step-000000008: cannot be written: no space, 3 times in a row, so training stopped itself. Free some\n"
+)
 
 
 @pytest.fixture
 def faults(load_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     script = load_script("faults")
     monkeypatch.setattr(script, "look_at_run", lambda out: [])
-    monkeypatch.setattr(script, "skipped_steps", lambda out: {5})
     return script
 
 
@@ -40,6 +42,8 @@ def faults(load_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyP
         ({"kind": "kill", "signal": 9}, RESUMED, -9, ""),
         ({"kind": "line"}, RESUMED + "Traceback", 0, "a traceback"),
         ({"kind": "line"}, "error: step-000000004: Permission denied", 1, "exit 1"),
+        ({"kind": "save"}, STOPPED, 4, ""),
+        ({"kind": "nan", "step": 5}, "error: run: training diverged", 4, "it stopped itself"),
     ],
 )
 def test_what_is_not_told_is_a_problem(
@@ -53,7 +57,7 @@ def test_what_is_not_told_is_a_problem(
 ) -> None:
     (tmp_path / "faults.jsonl").write_text(json.dumps({"launch": 0, "step": 1, **noted}) + "\n")
     launches = [faults.Launch(code, said, 1.0), faults.Launch(0, "", 1.0)]
-    assert faults.account(tmp_path, launches, 0) == bool(problem)
+    assert faults.account(tmp_path, launches, {5}, 0) == bool(problem)
     printed = capsys.readouterr().out
     assert ("PROBLEM" in printed) == bool(problem)
     assert problem in printed
@@ -64,5 +68,5 @@ def test_a_nan_before_the_state_that_was_taken_up_is_made_anew(
 ) -> None:
     noted = [{"kind": "nan"}, {"kind": "kill", "signal": 9}]
     (tmp_path / "faults.jsonl").write_text("".join(json.dumps({"launch": 0, "step": 6, **one}) + "\n" for one in noted))
-    assert faults.account(tmp_path, [faults.Launch(-9, "", 1.0), faults.Launch(0, RESUMED, 1.0)], 0) == 0
+    assert faults.account(tmp_path, [faults.Launch(-9, "", 1.0), faults.Launch(0, RESUMED, 1.0)], set(), 0) == 0
     assert "| a loss that is NaN | 1 | 0 steps skipped and counted, 1 made anew |" in capsys.readouterr().out
