@@ -766,6 +766,8 @@ def _as_file(image: Image.Image) -> io.BytesIO:
         image.save(buffer, "PNG", compress_level=0, **kept)
     elif image.mode in ("PA", "La", "RGBa"):
         image.convert("RGBA").save(buffer, "PNG", compress_level=0, **kept)
+    elif image.mode == "YCbCr":  # Pillow 12 does not read the TIFF that it makes of it
+        image.convert("RGB").save(buffer, "PNG", compress_level=0, **kept)
     else:
         image.save(buffer, "TIFF", **kept)
     return buffer
