@@ -108,6 +108,7 @@ def _bind_socket(path: Path) -> None:
 
 
 _JPEG = encoded(Image.fromarray(pixels(0, 40, 48)), "JPEG", quality=95)
+_FRAME = _JPEG.index(b"\xff\xc0")  # the header that holds its height and width
 _PNG = encoded(Image.fromarray(pixels(0, 40, 48)), "PNG")
 _COPY = "Copy it again"
 _CONVERT = "Convert it to PNG or JPEG"
@@ -130,7 +131,7 @@ BROKEN: dict[str, tuple[str, bytes | Callable[[Path], Any], str, str]] = {
     "bomb.png": ("C5", png(30_000, 30_000, 1, 0, b"\0" * 3751), "900 megapixels is over the limit of 179", "smaller"),
     "bomb.jpg": (
         "C5",
-        b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 11, 8, 65500, 65500, 1) + b"\1\x11\0" + b"\xff\xd9" * 60,
+        _JPEG[: _FRAME + 5] + struct.pack(">HH", 65500, 65500) + _JPEG[_FRAME + 9 :],
         "4290 megapixels is over the limit of 179",
         "max",
     ),
