@@ -508,7 +508,8 @@ class _Run:
                     self.summary.existing += 1
                     self._advance()
                 elif item.prepared is not None:
-                    num_pixels += item.prepared.picture.height * item.prepared.picture.width
+                    own = item.prepared.picture.height * item.prepared.picture.width
+                    num_pixels += max(own, item.prepared.values.shape[-2:].numel())
                     self._remark(item.source, item.prepared)
             if batch > 1 and any(item.prepared is not None for item in chunk):
                 for item in chunk:
