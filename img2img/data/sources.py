@@ -116,7 +116,8 @@ class Source:
     @property
     def lost(self) -> list[ImageFault]:
         """What was wrong with the files that became unreadable after the scan."""
-        return [fault for lane in self.lanes.values() for fault in lane.lost.values()]
+        # copied in one go: threads that decode may add to it meanwhile
+        return [fault for lane in self.lanes.values() for fault in list(lane.lost.values())]
 
     @property
     def description(self) -> str:
