@@ -284,6 +284,17 @@ def test_what_cannot_be_planned_is_refused(data: DataPaths, tmp_path: Path) -> N
 # --- time ------------------------------------------------------------------------------------------------------------
 
 
+def prepared_with(penalties: dict[str, SimpleNamespace], batch: int) -> Any:
+    """What the timing of steps looks at, of a run that has these penalties."""
+    engine = SimpleNamespace(
+        step=0,
+        stage=SimpleNamespace(batch=batch),
+        penalties=penalties,
+        penalties_of=lambda player: {name: one for name, one in penalties.items() if player in one.players},
+    )
+    return SimpleNamespace(engine=engine, config=SimpleNamespace(train=SimpleNamespace(critic_steps=1)))
+
+
 def test_steps_of_all_kinds_count_as_often_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
     """R1 every 4 steps and path length every 8: of eight steps one has both, one R1 alone, six neither."""
     penalties = {
@@ -291,13 +302,8 @@ def test_steps_of_all_kinds_count_as_often_as_they_come(monkeypatch: pytest.Monk
         "path_length": SimpleNamespace(every=8, players=("generator",)),
         "drift": SimpleNamespace(every=1, players=("discriminator",)),
     }
-    engine = SimpleNamespace(
-        step=0,
-        stage=SimpleNamespace(batch=10),
-        penalties=penalties,
-        penalties_of=lambda player: {name: one for name, one in penalties.items() if player in one.players},
-    )
-    prepared: Any = SimpleNamespace(engine=engine, config=SimpleNamespace(train=SimpleNamespace(critic_steps=1)))
+    prepared = prepared_with(penalties, batch=10)
+    engine = prepared.engine
     asked: list[int] = []
 
     def time_steps(_: object, warm_up: int, steps: int, images: int | None = None) -> speed.Speed:
@@ -336,13 +342,8 @@ def test_kinds_for_which_there_was_no_time_count_as_the_slowest(monkeypatch: pyt
         "r1": SimpleNamespace(every=16, players=("discriminator",)),
         "path_length": SimpleNamespace(every=4, players=("generator",)),
     }
-    engine = SimpleNamespace(
-        step=0,
-        stage=SimpleNamespace(batch=32),
-        penalties=penalties,
-        penalties_of=lambda player: {name: one for name, one in penalties.items() if player in one.players},
-    )
-    prepared: Any = SimpleNamespace(engine=engine, config=SimpleNamespace(train=SimpleNamespace(critic_steps=1)))
+    prepared = prepared_with(penalties, batch=32)
+    engine = prepared.engine
     clock = 0.0
 
     def time_steps(_: object, warm_up: int, steps: int, images: int | None) -> speed.Speed:
